@@ -1,0 +1,47 @@
+"""What a run needs, from its Spec alone: so far, memory, and whether it fits.
+
+Left out so far: FLOPs, bytes moved, and the line t = a + bV.
+"""
+
+from scta_lite import machine
+from scta_lite.spec import Spec
+
+FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
+PROCESS = {"cpu": 350_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
+
+
+def parameters(spec: Spec) -> dict[str, int]:
+    """Numbers trained, by part: the input table, the GRU, and the head."""
+    d, D = spec.hidden, spec.semantic_dim
+    head = spec.vocab * d if spec.method == "ce" else spec.vocab * D + D * d
+    return {"input": spec.vocab * d, "backbone": 6 * d * d + 6 * d, "head": head}
+
+
+def memory(spec: Spec) -> dict[str, int]:
+    """Bytes of one training step at its peak, by what holds them.
+
+    Weights and AdamW's two moments: 12 bytes a parameter. Its gradients: 4. CE holds (N, V) floats twice in the backward
+    pass, log-probabilities and their gradient, when the input table's gradient is not there yet; SEMANTIC holds
+    (N, K+1, D) floats four times: rows, unit rows and the gradients of both.
+    """
+    counts = parameters(spec)
+    whole = sum(counts.values())
+    N, d = spec.positions, spec.hidden
+    if spec.method == "ce":
+        backward = 2 * N * spec.vocab + counts["head"]
+    else:
+        backward = 4 * N * (1 + spec.negatives) * spec.semantic_dim + counts["head"]
+    working = max(backward, whole) + 12 * N * d  # the GRU keeps gates and states for its backward pass
+    return {"weights and moments": 3 * whole * FLOAT, "gradients and activations": working * FLOAT}
+
+
+def memory_bytes(spec: Spec, device: str = "cpu") -> int:
+    """Bytes that the run needs at its peak, the process's own included; `device`: "cpu" or "cuda"."""
+    return sum(memory(spec).values()) + PROCESS[device]
+
+
+def fits(spec: Spec) -> tuple[bool, int, int]:
+    """Whether the run fits into the memory that is free on its device now; the bytes needed and the bytes free."""
+    device = machine.device(spec.device)
+    needed, free = memory_bytes(spec, device.type), machine.free_memory(device)
+    return needed <= free, needed, free

@@ -1,0 +1,98 @@
+"""The two losses of the paper as pure functions of tensors, and the samplers of negatives.
+
+`cross_entropy` is the full softmax over V. `contrastive_loss` is the paper's loss on scores; `semantic_loss` makes the
+scores from vectors: cosine over τ. Neither touches a table: the caller gathers the K+1 rows that a position needs, so
+nothing in the semantic loss is of size V. Left out: NCE and negative sampling, which notebook 01 sets beside these.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+from torch.utils.checkpoint import checkpoint
+
+LogQ = tuple[Tensor, Tensor]
+
+
+def cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int | None = None) -> Tensor:
+    """Mean negative log-likelihood, in nats, of the softmax over all V tokens.
+
+    L = -1/N Σ_t log softmax(W h_t)[y_t], for hidden: (N, d), weight W: (V, d), target y: (N,).
+
+    With `chunk`, only (chunk, V) logits exist at a time: each chunk's are computed again in the backward pass, for the
+    same result at one more product with W. ValueError if chunk < 1.
+
+    >>> cross_entropy(torch.zeros(3, 4), torch.ones(50_000, 4), torch.tensor([0, 1, 2])).item()  # ln V
+    10.819...
+    """
+    if chunk is None:
+        return F.cross_entropy(hidden @ weight.T, target)  # (N, V) logits
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: expected an integer from 1 up, or None")
+
+    def summed(h: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(h @ weight.T, y, reduction="sum")  # (chunk, V) logits
+
+    pairs = zip(hidden.split(chunk), target.split(chunk), strict=True)
+    return sum(checkpoint(summed, h, y, use_reentrant=False) for h, y in pairs) / len(target)
+
+
+def contrastive_loss(
+    positive_score: Tensor, negative_scores: Tensor, *, log_q: LogQ | None = None, hits: Tensor | None = None
+) -> Tensor:
+    """The paper's loss on scores that are already divided by τ; mean over N, in nats.
+
+    L = -1/N Σ_t log( exp(s_t) / (exp(s_t) + Σ_j exp(s_tj)) ), for positive_score s: (N,), negative_scores: (N, K).
+
+    `log_q`, the log probabilities under the sampler of the positive (N,) and of the negatives (N, K) or (K,), is
+    subtracted from the scores first. `hits`, bool (N, K), leaves a negative out where it is True.
+
+    >>> contrastive_loss(torch.zeros(5), torch.zeros(5, 32)).item()  # constant scores: ln(K + 1)
+    3.496...
+    """
+    if log_q is not None:
+        positive_score, negative_scores = positive_score - log_q[0], negative_scores - log_q[1]
+    if hits is not None:
+        negative_scores = negative_scores.masked_fill(hits, -math.inf)
+    scores = torch.cat([positive_score.unsqueeze(-1), negative_scores], dim=-1)  # (N, K+1), the positive first
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+
+
+def semantic_loss(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    *,
+    temperature: float = 0.07,
+    log_q: LogQ | None = None,
+    hits: Tensor | None = None,
+) -> Tensor:
+    """The paper's semantic contrastive loss, from raw vectors: `contrastive_loss` of cosines over τ.
+
+    s_t = cos(q_t, p_t)/τ and s_tj = cos(q_t, n_tj)/τ, for query q: (N, D), positive p: (N, D), and negatives n:
+    (N, K, D), K of its own for each position, or (S, D), shared by all. Vectors are normalised here, after they were
+    gathered; a zero vector has cosine 0 with every other. `log_q` and `hits` as in `contrastive_loss`.
+
+    >>> q = torch.tensor([[2.0, 0.0]])
+    >>> semantic_loss(q, positive=q, negatives=torch.tensor([[-1.0, 0.0], [0.0, 5.0]]), temperature=1.0).item()
+    0.407...
+    """
+    z, e, n = (F.normalize(vectors, dim=-1) for vectors in (query, positive, negatives))
+    positive_score = (z * e).sum(-1)  # (N,)
+    negative_scores = z @ n.T if n.dim() == 2 else torch.einsum("nd,nkd->nk", z, n)  # (N, S) or (N, K)
+    return contrastive_loss(positive_score / temperature, negative_scores / temperature, log_q=log_q, hits=hits)
+
+
+def uniform(shape: tuple[int, ...], vocab: int, *, generator: Generator | None = None) -> Tensor:
+    """Ids of `shape` in [0, V), drawn with replacement, each with q = 1/V; on the generator's device."""
+    return torch.randint(vocab, shape, generator=generator, device=generator.device if generator else None)
+
+
+def log_uniform(shape: tuple[int, ...], vocab: int, *, generator: Generator | None = None) -> Tensor:
+    """Ids of `shape` in [0, V), drawn with replacement by Zipf's law, q(i) = ln((i+2)/(i+1)) / ln(V+1)."""
+    u = torch.rand(shape, generator=generator, device=generator.device if generator else None, dtype=torch.float64)
+    return ((u * math.log(vocab + 1)).exp() - 1).long().clamp_(max=vocab - 1)
+
+
+SAMPLERS = {"uniform": uniform, "log_uniform": log_uniform}

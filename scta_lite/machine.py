@@ -1,0 +1,134 @@
+"""The machine that a run is on: its device, its memory, its energy counter, and what to write down about them."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from scta_lite.paper import ROOT
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one. ValueError for a device that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device(name)
+    index = name.removeprefix("cuda").removeprefix(":") or "0"
+    if not name.startswith("cuda") or not index.isdigit():
+        raise ValueError(f'device={name!r}: expected "auto", "cpu", "cuda" or "cuda:1", …')
+    if int(index) >= torch.cuda.device_count():
+        raise ValueError(f'device={name!r}: {torch.cuda.device_count()} GPUs are here; expected "auto" or "cpu"')
+    return torch.device(name)
+
+
+def name(on: torch.device) -> str:
+    """The GPU's name, or the processor's with its cores."""
+    if on.type == "cuda":
+        return torch.cuda.get_device_name(on).removeprefix("NVIDIA ")
+    model = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def host(on: torch.device) -> dict:
+    """Threads, memory (bytes), versions and the commit: what a reader needs to make sense of a time."""
+    packages = ("scta_lite", "torch", "numpy", "pandas")
+    return {
+        "threads": torch.get_num_threads(),
+        "total_memory_bytes": torch.cuda.mem_get_info(on)[1] if on.type == "cuda" else _installed_memory(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{package: _version(package) for package in packages},
+        "cuda": torch.version.cuda if on.type == "cuda" else None,
+        "commit": _commit(),
+    }
+
+
+def now() -> str:
+    """The UTC date and time, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def free_memory(on: torch.device) -> int:
+    """Bytes that a new process could take: of the GPU, or of the machine and of the control group's limit."""
+    if on.type == "cuda":
+        return torch.cuda.mem_get_info(on)[0]
+    free = [_installed_memory()]
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")))
+    return min([*free, *_group_free()])
+
+
+def peak_memory(on: torch.device) -> tuple[int, str]:
+    """Bytes, and of what: the allocator's peak since its last reset on a GPU, else the process's since it started."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_allocated(on), "CUDA allocator"
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process RSS"
+
+
+def energy_joules(on: torch.device) -> float | None:
+    """The GPU's energy counter, in joules since the driver was loaded; None where there is none (nvidia-ml-py)."""
+    if on.type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        bus = torch.cuda.get_device_properties(on).uuid
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{bus}")) / 1e3
+    except (ImportError, AttributeError, pynvml.NVMLError):
+        return None
+
+
+def _group_free() -> list[int]:
+    """Limit less use of each control group above this process that has a limit; versions 2 and 1."""
+    found = []
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            root = Path("/sys/fs/cgroup", controllers)
+            files = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+            )
+            for folder in (root / path.strip("/"), *(root / path.strip("/")).parents):
+                with suppress(OSError, ValueError):  # ValueError: "max", no limit
+                    limit, used = (int((folder / file).read_text()) for file in files)
+                    found.append(limit - used)
+    return found
+
+
+def _installed_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code that ran, with "+" if files differ from it; None outside a clone."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "scta_lite") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,79 @@
+"""What the paper says: its settings and its published tables, and nothing of ours.
+
+The paper is "OktoSemantic Training" (SCTA), A. P. de Oliveira, Zenodo 10.5281/zenodo.17931292. The numbers are read
+from `data/paper/`, whose columns `data/README.md` explains.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository's folder: data and notebooks are found from here, wherever Python was started."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The settings of the paper's experiment (its section on the experimental setup).
+
+    >>> PAPER.batch * (PAPER.seq_len - 1) * PAPER.epochs * (PAPER.examples // PAPER.batch)  # positions predicted
+    2520000
+    """
+
+    hidden: int = 256  # d, width of the one-layer GRU and of the input embeddings
+    semantic_dim: int = 64  # D
+    negatives: int = 32  # K, for each predicted position
+    temperature: float = 0.07  # τ
+    seq_len: int = 64  # T, so that T - 1 = 63 positions of an example are predicted
+    batch: int = 16  # B
+    epochs: int = 2
+    examples: int = 20_000
+    lr: float = 3e-4  # AdamW; betas, eps and weight decay are not given
+    vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)  # V
+
+
+PAPER = Paper()
+
+
+def published_runs() -> pd.DataFrame:
+    """The paper's results, one row a run, in the columns of a measured run.
+
+    Adds `step_ms`, the mean time of one of the 2,500 steps that the settings imply, and `speedup`, CE's seconds over
+    the row's own on the same machine and vocabulary. A run that did not finish has no numbers and `status` "killed".
+
+    >>> published_runs().query("machine == 'RTX A6000' and method == 'semantic'").speedup.round(2).tolist()
+    [1.61, 2.97, 4.43]
+    """
+    runs = _read("runs.csv", {"gpu", "vocab", "method", "seconds", "viable"})
+    runs["status"] = runs.pop("viable").map({True: "ok", False: "killed"})
+    runs["step_ms"] = 1e3 * runs.seconds / (PAPER.epochs * (PAPER.examples // PAPER.batch))
+    return add_speedup(runs)
+
+
+def published_epoch_losses() -> pd.DataFrame:
+    """The first and last training loss of each epoch in the paper, in nats, with the change that its text states."""
+    return _read("epoch_losses.csv", {"gpu", "vocab", "method", "epoch", "first", "last"})
+
+
+def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
+    """Adds `speedup`: the seconds of CE, with a dense optimiser, on the same machine and vocabulary over the row's own.
+
+    Null without such a run; the median where there are several.
+    """
+    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense")]
+    baseline = ce.groupby(["machine", "vocab"]).seconds.median()
+    keys = pd.MultiIndex.from_frame(runs[["machine", "vocab"]])
+    return runs.assign(speedup=baseline.reindex(keys).to_numpy() / runs.seconds)
+
+
+def _read(name: str, columns: set[str]) -> pd.DataFrame:
+    path = ROOT / "data" / "paper" / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data/paper/{name} is missing: expected the paper's table in a clone of the repository"
+        )
+    table = pd.read_csv(path)
+    if missing := columns - set(table):
+        raise ValueError(f"data/paper/{name}: the columns {sorted(missing)} are missing")
+    return table.assign(method=table.method.str.lower()).rename(columns={"gpu": "machine"})

@@ -1,0 +1,293 @@
+"""What one run is, and what it found: `Spec`, validated where it is made, and `Result`, one JSON file.
+
+A setting that the paper gives has the paper's value as its default. What the paper leaves open (how negatives are
+drawn, collisions, initialisation, weight decay, precision) is a field too, with the plain reading as its default.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from scta_lite.paper import PAPER
+
+
+def _field(check: Callable[[Any], Any], expected: str, meaning: str, default: Any = MISSING) -> Any:
+    """A field whose value `check` returns in its own type, or as None if it is not the `expected`."""
+    return field(default=default, metadata={"check": check, "expected": expected, "meaning": meaning})
+
+
+def _number(value: Any) -> float | None:
+    """A finite real number, or None for anything else; a bool is no number."""
+    real = hasattr(value, "__float__") and not isinstance(value, bool) and math.isfinite(value)
+    return value if real else None
+
+
+def _integer(least: int, meaning: str, default: Any = MISSING) -> Any:
+    def check(value: Any) -> int | None:
+        number = _number(value)
+        return int(number) if number is not None and number == int(number) >= least else None
+
+    return _field(check, f"an integer from {least} up", meaning, default)
+
+
+def _positive(meaning: str, default: Any = MISSING) -> Any:
+    def check(value: Any) -> float | None:
+        return float(value) if (_number(value) or 0) > 0 else None
+
+    return _field(check, "a finite number above 0", meaning, default)
+
+
+def _one_of(choices: tuple, meaning: str, default: Any = MISSING) -> Any:
+    def check(value: Any) -> Any:  # not `in`: 1 would count as True
+        return next((c for c in choices if type(value) is type(c) and value == c), None)
+
+    return _field(check, f"one of {', '.join(map(str, choices))}", meaning, default)
+
+
+def _text(meaning: str, default: str) -> Any:
+    return _field(lambda v: str(v) if isinstance(v, str | Path) and str(v) else None, "a name", meaning, default)
+
+
+def _decay(value: Any) -> float | None:
+    return float(value) if _number(value) is not None and value >= 0 else None
+
+
+def _betas(value: Any) -> tuple[float, float] | None:
+    numbers = [_number(b) for b in value] if isinstance(value, list | tuple) else []
+    return tuple(numbers) if len(numbers) == 2 and all(b is not None and 0 <= b < 1 for b in numbers) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One run, whole: equal Specs train equal models on one machine. Hashable; ValueError names a bad argument.
+
+    >>> Spec(method="semantic", vocab=1_000_000).steps_total
+    2500
+    >>> Spec(method="ce", vocab=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: vocab=1: expected an integer from 2 up
+    """
+
+    method: str = _one_of(("ce", "semantic"), "full softmax cross-entropy, or the paper's contrastive loss")
+    vocab: int = _integer(2, "V, the number of tokens")
+    optimizer: str = _one_of(("dense",), "dense: torch's AdamW over every parameter, the paper's reading", "dense")
+    corpus: str = _text('"installed", "zipf", or the path of a chat file or of .npy ids', "installed")
+    steps: int | None = _integer(2, "steps to run; by default all of a training", None)
+    budget_s: float | None = _positive("seconds after which a run stops, once 1 + 3 steps are done", None)
+    evaluate: bool = _one_of((True, False), "full-vocabulary metrics on held-out text, after one epoch or more", False)
+    device: str = _text('"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …', "auto")
+    seed: int = _integer(0, "of the initialisation, the order of the examples and the negatives", 0)
+    # The paper's settings:
+    examples: int = _integer(1, "examples in an epoch", PAPER.examples)
+    batch: int = _integer(1, "B, examples in a step", PAPER.batch)
+    seq_len: int = _integer(2, "T, tokens in an example, of which T - 1 are predicted", PAPER.seq_len)
+    epochs: int = _integer(1, "epochs in a training", PAPER.epochs)
+    lr: float = _positive("learning rate", PAPER.lr)
+    hidden: int = _integer(1, "d, width of the GRU and of the input embeddings", PAPER.hidden)
+    semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
+    negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
+    temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
+    # What the paper leaves open:
+    betas: tuple[float, float] = _field(_betas, "two numbers from 0 up and below 1", "of AdamW", (0.9, 0.999))
+    eps: float = _positive("of AdamW", 1e-8)
+    weight_decay: float = _field(_decay, "a finite number from 0 up", "of AdamW", 0.01)
+    sampler: str = _one_of(("uniform", "log_uniform"), "the distribution q of the negatives", "uniform")
+    mask_hits: bool = _one_of((True, False), "leave out a negative that is the target itself", False)
+    init_std: float = _positive("of the semantic table; 1 is torch's default for embeddings", 1.0)
+    precision: str = _one_of(("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast", "float32")
+    threads: int | None = _integer(1, "of the CPU; by default torch's choice", None)
+    eval_examples: int = _integer(1, "held-out examples that evaluate reads, at most", 256)
+
+    def __post_init__(self):
+        for f in fields(self):
+            value = getattr(self, f.name)
+            checked = None if value is None else f.metadata["check"](value)
+            if checked is None and not (value is None and f.default is None):
+                raise ValueError(f"{f.name}={value!r}: expected {f.metadata['expected']}")
+            object.__setattr__(self, f.name, checked)
+        if self.batch > self.examples:
+            raise ValueError(f"batch={self.batch}: expected at most examples={self.examples}")
+        if self.method.startswith("semantic") and self.negatives >= self.vocab:
+            raise ValueError(f"negatives={self.negatives}: expected fewer than vocab={self.vocab}")
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimiser steps in an epoch; examples that do not fill a batch are dropped."""
+        return self.examples // self.batch
+
+    @property
+    def steps_total(self) -> int:
+        """Optimiser steps in a whole training, whether or not all are run."""
+        return self.epochs * self.epoch_steps
+
+    @property
+    def positions(self) -> int:
+        """N = B (T - 1): the positions that one step predicts."""
+        return self.batch * (self.seq_len - 1)
+
+    def run_id(self, fingerprint: str) -> str:
+        """The name of the run's file: the method, V, and a hash of what is not default and of the corpus.
+
+        A field added later, with a default, leaves the ids of earlier runs as they are. A corpus counts by its
+        fingerprint, never by its path.
+
+        >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
+        'ce-50000-b2e3bf29'
+        """
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        changed["corpus"] = fingerprint
+        digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
+        return f"{self.method}-{self.vocab}-{digest[:8]}"
+
+
+def grid(**settings: Any) -> list[Spec]:
+    """A Spec for each combination of the settings' values, vocabularies outermost.
+
+    `vocab`, `method` and `optimizer` take one value, a list, or a string such as "50k,200k,1M" or "ce,semantic".
+
+    >>> [(s.vocab, s.method) for s in grid(vocab="2k, 1M", method="ce,semantic")]
+    [(2000, 'ce'), (2000, 'semantic'), (1000000, 'ce'), (1000000, 'semantic')]
+    """
+    names = [name for name in ("vocab", "method", "optimizer") if name in settings]
+    if unknown := settings.keys() - {f.name for f in fields(Spec)}:
+        raise ValueError(f"{min(unknown)}={settings[min(unknown)]!r}: no such setting")
+    lists = [_listed(name, settings.pop(name)) for name in names]
+    specs = [Spec(**dict(zip(names, values, strict=True)), **settings) for values in product(*lists)]
+    return list(dict.fromkeys(specs))
+
+
+def _listed(name: str, value: Any) -> list:
+    values = value.strip("[]() ").split(",") if isinstance(value, str) else value
+    values = list(values) if isinstance(values, list | tuple) else [values]
+    if not values or values == [""]:
+        raise ValueError(f"{name}={value!r}: expected at least one value")
+    return [_suffixed(v) if isinstance(v, str) else v for v in values]
+
+
+def _suffixed(part: str) -> float | str:
+    """The number that "50k" or "1.5M" or "1_000" means; any other string as it is."""
+    part = part.strip().strip("'\"")
+    match = re.fullmatch(r"(-?[\d_]*\.?\d+(?:e\d+)?)([kKmM]?)", part)
+    return float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else part
+
+
+def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> None:
+    """An option for each field of a Spec, `--seq-len` for seq_len; those named in `several` take one value or more."""
+    for f in fields(Spec):
+        nargs = {"nargs": "+"} if f.name in several else {"nargs": "?", "const": True} if f.default is False else {}
+        required = f.default is MISSING and f.name not in several
+        default = "" if f.default is MISSING else f" (default: {f.default})"
+        parser.add_argument(_option(f.name), type=_argument, default=SUPPRESS, required=required, metavar="X",
+                            help=f.metadata["meaning"] + default, **nargs)  # fmt: skip
+
+
+def arguments(spec: Spec) -> list[str]:
+    """The command line that `add_arguments` reads as this Spec."""
+    changed = [(f.name, getattr(spec, f.name)) for f in fields(spec) if getattr(spec, f.name) != f.default]
+    return [word for name, value in changed for word in (_option(name), json.dumps(value))]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _argument(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return _suffixed(text)
+
+
+@dataclass(kw_only=True)
+class Result:
+    """What one run found. Times are medians over the steps after the warm-up; what was not measured is None."""
+
+    spec: Spec
+    status: str  # "ok", "out_of_memory", "killed", "failed" or "skipped"
+    reason: str | None = None  # why it is not "ok"
+    fingerprint: str  # of the corpus
+    corpus: str  # its name
+    examples_available: int | None = None  # different examples; an epoch cycles through them if it needs more
+    steps_run: int = 0
+    steps_measured: int = 0  # steps_run less the warm-up
+    step_ms: float | None = None
+    step_ms_q1: float | None = None
+    step_ms_q3: float | None = None
+    data_ms: float | None = None
+    forward_ms: float | None = None
+    backward_ms: float | None = None
+    optimizer_ms: float | None = None
+    seconds: float | None = None  # of the whole training
+    extrapolated: bool | None = None  # True: fewer steps than a training were run, `seconds` is step_ms × steps_total
+    tokens_per_s: float | None = None  # predicted positions over `seconds`
+    examples_per_s: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_memory_of: str | None = None  # "CUDA allocator" or "process RSS"
+    needed_memory_bytes: int | None = None  # predicted by cost.memory_bytes
+    free_memory_bytes: int | None = None  # before the run
+    energy_joules: float | None = None
+    energy_of: str | None = None  # "GPU, steps run", or None where it was not measured
+    epoch_losses: list[dict] = field(default_factory=list)  # epoch, first, last (nats), and the steps averaged for each
+    final_loss: float | None = None  # the last epoch's `last`
+    loss_curve: dict | None = None  # step, loss: means of at most 100 equal blocks, nats
+    full_vocab: dict | None = None  # evaluate.metrics
+    machine: str | None = None
+    host: dict = field(default_factory=dict)  # threads, memory, versions, git commit
+    date: str | None = None  # UTC
+    model: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def run_id(self) -> str:
+        return self.spec.run_id(self.fingerprint)
+
+    def to_dict(self) -> dict:
+        """The run as its JSON file holds it: every field of the Spec, then what was found."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("spec", "model")}
+        return {"run_id": self.run_id, **asdict(self.spec), **found}
+
+    @staticmethod
+    def from_dict(run: dict) -> "Result":
+        """The inverse of `to_dict`; fields that this version does not know are dropped."""
+        spec = Spec(**{f.name: run[f.name] for f in fields(Spec) if f.name in run})
+        known = {f.name for f in fields(Result)} - {"spec", "model"}
+        return Result(spec=spec, **{name: value for name, value in run.items() if name in known})
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model; whole or not at all."""
+        path = Path(folder) / f"{self.run_id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.model is not None:
+            from safetensors.torch import save  # only here: a sweep needs no safetensors
+
+            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+            replace_file(path.with_suffix(".safetensors"), save(weights))
+        replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
+        return path
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes the file so that a reader, or a crash, never meets half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

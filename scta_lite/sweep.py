@@ -1,0 +1,202 @@
+"""Many runs: one process each, one JSON file each, resumable. `python -m scta_lite.sweep --help`.
+
+A run that the system kills takes no other with it: an executor's worker spawns `python -m scta_lite.train` and waits.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from scta_lite import cost, machine, text
+from scta_lite.paper import PAPER, ROOT, add_speedup
+from scta_lite.spec import Spec, add_arguments, arguments, grid
+from scta_lite.train import unfinished
+
+FINAL = ("ok", "out_of_memory", "skipped")  # a run with another status is tried again
+# glibc would hand each step's large temporaries back to the kernel and fault them in again at the next: the same for all.
+HEAP = {"MALLOC_MMAP_THRESHOLD_": 64 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_TOP_PAD_": 64 << 20}
+
+
+def sweep(
+    specs: Iterable[Spec],
+    folder: str | Path,
+    *,
+    executor: Executor | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    force: bool = False,
+) -> pd.DataFrame:
+    """Runs the Specs, each in a process of its own, and returns their runs, as `load_runs` does, in the Specs' order.
+
+    Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file is there, unless they were
+    killed or failed. A run that needs more memory than is free is recorded as skipped; `force` runs it all the same.
+    `executor` is any from concurrent.futures; by default one run is alive at a time. Raises, before the first run,
+    ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
+    """
+    specs, folder = list(specs), _writable(folder)
+    corpora = {name: text.load(name, progress=progress) for name in dict.fromkeys(spec.corpus for spec in specs)}
+    paths = {}
+    for spec in specs:
+        if executor is None:
+            machine.device(spec.device)
+        corpora[spec.corpus].ids(spec.vocab, spec.examples * spec.seq_len)  # built here, once: the runs map them
+        paths[folder / f"{spec.run_id(corpora[spec.corpus].fingerprint)}.json"] = spec
+    todo = {path: spec for path, spec in paths.items() if not (resume and _status(path) in FINAL)}
+    stop = threading.Event() if executor is None else None
+    run = partial(run_process, folder=folder, force=force, stop=stop)
+    pool = executor or ThreadPoolExecutor(max_workers=1)
+    pending = {pool.submit(run, spec): path for path, spec in todo.items()}
+    try:
+        _watch(pending, progress)
+    finally:
+        if executor is None:
+            stop.set()  # an interrupt ends the run in flight
+            pool.shutdown(cancel_futures=True)
+    return add_speedup(pd.DataFrame([json.loads(path.read_text()) for path in paths]))
+
+
+def load_runs(folder: str | Path) -> pd.DataFrame:
+    """All runs in the folder, one row each, with `speedup` over the CE run of the same machine and vocabulary.
+
+    FileNotFoundError if the folder holds none; ValueError names a file that is not a run.
+    """
+    paths = sorted(Path(folder).glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"folder={str(folder)!r}: no runs (*.json) are here; scta_lite.sweep writes them")
+    try:
+        runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
+    except ValueError as error:
+        raise ValueError(f"{path.name}: not a run's file ({error})") from None
+    return add_speedup(runs.sort_values(["vocab", "method", "optimizer"], ignore_index=True))
+
+
+def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:
+    """One run in a process of its own; its file stands in `folder` afterwards, whatever became of it."""
+    corpus = text.load(spec.corpus, progress=False)
+    path = folder / f"{spec.run_id(corpus.fingerprint)}.json"
+    fitting, needed, free = cost.fits(spec)
+    if not fitting and not force:
+        reason = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
+        unfinished(spec, corpus, "skipped", reason, free_memory_bytes=free).save(folder)
+        return
+    command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", str(folder), "--child"]
+    environment = {**{name: str(size) for name, size in HEAP.items()}, **os.environ}
+    stop = stop or threading.Event()
+    with tempfile.TemporaryFile() as output:  # the child lives as long as its standard input is open
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
+        while child.poll() is None and not stop.wait(0.1):
+            pass
+        child.kill()
+        child.communicate()
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip().splitlines()
+    step, steps, _ = _state(path) or (0, spec.steps or spec.steps_total, None)
+    _progress_file(path).unlink(missing_ok=True)
+    if child.returncode and not stop.is_set():  # at 0 the child has written the file, with whatever status
+        killed = child.returncode < 0
+        how = f"ended by {signal.Signals(-child.returncode).name}" if killed else f"{(said or ['no message'])[-1]}"
+        memory = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB were free"
+        reason = f"{how} after step {step} of {steps}; {memory}"
+        unfinished(spec, corpus, "killed" if killed else "failed", reason, free_memory_bytes=free).save(folder)
+
+
+def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:
+    """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
+
+    One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and the
+    medians of the phases.
+    """
+    keys = ["vocab", "method", "optimizer"]
+    reference = runs[(runs.method == method) & (runs.optimizer == optimizer)].set_index(["vocab", "seed"]).step_ms
+    of_round = reference.reindex(pd.MultiIndex.from_frame(runs[["vocab", "seed"]])).to_numpy()
+    groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False)
+    columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
+               for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
+    phases = groups[["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]].median()
+    return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(phases).reset_index()
+
+
+def _watch(pending: dict, progress: bool) -> None:
+    """Waits for the runs; one bar over them, with the step and the loss of the run in flight."""
+    with tqdm(total=len(pending), unit=" runs", disable=not progress) as bar:
+        while pending:
+            for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                pending.pop(future)
+                future.result()
+                bar.update()
+            for path in pending.values():
+                if state := _state(path):
+                    step, steps, loss = state
+                    shown = "" if loss is None else f", loss {loss:.3f}"
+                    bar.set_postfix_str(f"{path.stem.rsplit('-', 1)[0]}: step {step}/{steps}{shown}")
+
+
+def _progress_file(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.progress")
+
+
+def _state(path: Path) -> tuple[int, int, float | None] | None:
+    """Step, steps and loss that the run of this file last told, or None."""
+    try:
+        return tuple(json.loads(_progress_file(path).read_text()))
+    except (OSError, ValueError):  # ValueError: met while it is written
+        return None
+
+
+def _status(path: Path) -> str | None:
+    return json.loads(path.read_text())["status"] if path.is_file() else None
+
+
+def _writable(folder: str | Path) -> Path:
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        raise OSError(
+            f"folder={str(folder)!r}: cannot be written ({error.strerror}); expected a folder for runs"
+        ) from None
+
+
+def main(words: list[str] | None = None) -> None:
+    """Runs each combination of the vocabularies, methods and optimisers given, and prints the table of their times."""
+    parser = argparse.ArgumentParser(prog="python -m scta_lite.sweep", description=main.__doc__)
+    add_arguments(parser, several=("vocab", "method", "optimizer"))
+    parser.add_argument(
+        "--out", default=ROOT / "runs", metavar="DIR", help="folder for the runs' files (default: runs/)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, metavar="N", help="repeat all, interleaved, each with a new seed"
+    )
+    parser.add_argument("--force", action="store_true", help="run what does not fit into the free memory too")
+    parser.add_argument("--again", action="store_true", help="run again what was run before")
+    options = vars(parser.parse_args(words))
+    out, rounds, force, again = (options.pop(name) for name in ("out", "rounds", "force", "again"))
+    settings = {"vocab": PAPER.vocabs, "method": ("ce", "semantic"), **options}
+    try:
+        specs = [replace(s, seed=s.seed + n) for n in range(rounds) for s in grid(**settings)]
+        runs = sweep(specs, out, resume=not again, force=force)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(ratios(runs).to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
+    for run in runs[runs.status != "ok"].itertuples():
+        print(f"{run.run_id}: {run.status}: {run.reason}")
+    print(f"{len(runs)} runs in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Text in, token ids out: where the text comes from, what is held out, and the examples of exactly T ids.
+
+Four corpora, by name: "installed", the Python sources and docstrings that are on every machine which can run this
+project; the path of a chat file; the path of a .npy file of ids made elsewhere; "zipf", ids without text, to time a
+vocabulary beyond what text can fill. Documents are put in the order of their hashes; the first 3% are held out, before
+the vocabulary is built, and a paragraph that stood in an earlier document is removed, so none is on both sides.
+"""
+
+import ast
+import gzip
+import hashlib
+import html
+import importlib.util
+import io
+import json
+import os
+import re
+import sys
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from scta_lite import vocabulary
+from scta_lite.spec import replace_file
+from scta_lite.vocabulary import Vocabulary
+
+PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
+HELD_OUT = 0.03  # of the documents
+MAX_CHARACTERS = 64_000_000  # of a corpus that are used: several times what 20,000 examples at V = 1,000,000 need
+_FORMAT = "1"  # of the cache: another number, and every corpus is built anew
+# Folders of the standard library and the packages that are not read: tests, tables of code pages, other packages.
+_SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
+_TAGS = re.compile(r"</?(?:div|p|span|pre|code|br|ul|ol|li|b|i|em|strong|a|h[1-6]|table|t[rdh]|tbody|thead)\b[^<>]*>")
+_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text ready to be cut into examples. `fingerprint` is a hash of what it holds; `about`, what a reader should know.
+
+    `about` counts the documents, characters and words, the vocabulary's largest size, and what was left out, and why.
+    """
+
+    name: str
+    fingerprint: str
+    about: dict
+    folder: Path | None = None  # of the cache
+
+    def vocabulary(self, vocab: int) -> Vocabulary:
+        """The first `vocab` words and phrases; ValueError where the text has fewer, or the corpus has no text."""
+        if self.folder is None:
+            raise ValueError(f"corpus={self.name!r} has ids but no text: expected 'installed' or a chat file")
+        words = json.loads((self.folder / "words.json").read_text())
+        return Vocabulary(words, np.load(self.folder / "phrases.npy", mmap_mode="r")).first(vocab)
+
+    def ids(self, vocab: int, needed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Training ids (n,) and held-out ids (m,), int32 and below `vocab`; from the cache where it has them.
+
+        `needed` is how many training ids are asked for: only "zipf" can make as many as one wishes.
+        """
+        if self.name == "zipf":
+            return _zipf(vocab, needed or 1_000_000, seed=0), _zipf(vocab, 100_000, seed=1)
+        if self.folder is None:
+            return _stored_ids(self.about["path"], vocab)
+        paths = [self.folder / f"{part}_{vocab}.npy" for part in ("train", "heldout")]
+        if not all(path.is_file() for path in paths):
+            entries = self.vocabulary(vocab)
+            for path in paths:
+                words = np.load(self.folder / path.name.replace(f"_{vocab}", "_words"))
+                _save(path, entries.encode_words(words))
+        return tuple(np.load(path, mmap_mode="r") for path in paths)
+
+
+def examples(ids: np.ndarray, seq_len: int) -> np.ndarray:
+    """Examples (n, T) of exactly T = `seq_len` consecutive ids; what is left at the end is dropped."""
+    return ids[: len(ids) // seq_len * seq_len].reshape(-1, seq_len)
+
+
+def load(corpus: str = "installed", *, progress: bool = True) -> Corpus:
+    """The corpus of that name: "installed", "zipf", or a path (.npy ids; otherwise chat, as `sharegpt` reads it).
+
+    Text is read, split and numbered once and then found in the cache ($XDG_CACHE_HOME, by default ~/.cache). Raises
+    FileNotFoundError for a missing file and ValueError for one without a usable record.
+    """
+    if corpus == "zipf":
+        return Corpus("zipf", "zipf-1", {"documents": None, "note": "log-uniform ids, no text"})
+    path = None if corpus == "installed" else Path(corpus).expanduser()
+    if path and not path.is_file():
+        raise FileNotFoundError(f"corpus={str(corpus)!r}: no such file; expected 'installed', 'zipf' or a file's path")
+    if path and path.suffix == ".npy":
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere", "path": path})
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scta_lite"
+    folder = home / hashlib.sha256(repr((_FORMAT, _origin(path))).encode()).hexdigest()[:12]
+    if not (folder / "about.json").is_file():
+        documents, left_out = _installed(progress) if path is None else _chat(path)
+        _build(folder, documents, left_out, corpus, progress)
+    about = json.loads((folder / "about.json").read_text())
+    return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
+
+
+def sharegpt(path: str | Path, left_out: Counter | None = None) -> Iterator[str]:
+    """Documents of a chat file: JSON, JSON lines, either one gzipped; a document is "role: message", blank line, ….
+
+    Reads `conversations` with `from`/`value` and `messages` with `role`/`content`; removes HTML tags. `left_out`
+    counts the records and messages that it skipped, by reason. ValueError if the file holds no usable record.
+    """
+    left_out = Counter() if left_out is None else left_out
+    found = 0
+    for record in _records(Path(path), left_out):
+        turns = (record.get("conversations") or record.get("messages")) if isinstance(record, dict) else None
+        if not isinstance(turns, list):
+            left_out["record without a conversation"] += 1
+            continue
+        messages = [m for m in (_message(turn, left_out) for turn in turns) if m]
+        if messages:
+            found += 1
+            yield "\n\n".join(messages)
+        else:
+            left_out["record without a message"] += 1
+    if not found:
+        raise ValueError(
+            f"corpus={str(path)!r}: no usable record ({_reasons(left_out)}); expected a JSON list or JSON lines of "
+            '{"conversations": [{"from": "human", "value": "…"}, …]}'
+        )
+
+
+def _records(path: Path, left_out: Counter) -> Iterable:
+    raw = path.read_bytes()
+    try:
+        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (OSError, EOFError) as error:
+        raise ValueError(f"corpus={str(path)!r}: a broken gzip file ({error})") from None
+    text = raw.decode("utf-8-sig", errors="replace").strip()
+    if not text:
+        raise ValueError(f"corpus={str(path)!r}: the file is empty; expected JSON or JSON lines")
+    try:
+        whole = json.loads(text)
+        return whole if isinstance(whole, list) else [whole]
+    except json.JSONDecodeError as error:
+        lines = list(filter(None, map(str.strip, text.split("\n"))))
+        records = [record for record in map(_json_object, lines) if record is not None]
+        if not records:
+            raise ValueError(f"corpus={str(path)!r}: neither JSON ({error}) nor JSON lines") from None
+        left_out["line that is not a JSON object"] += len(lines) - len(records)
+        return records
+
+
+def _json_object(line: str) -> dict | None:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _message(turn: object, left_out: Counter) -> str | None:
+    """One turn as "role: text", or None, counted."""
+    if not isinstance(turn, dict):
+        left_out["message that is no object"] += 1
+        return None
+    role, value = turn.get("from") or turn.get("role"), turn.get("value", turn.get("content"))
+    if not isinstance(value, str):
+        left_out["message without text" if value is None else "message whose text is no string"] += 1
+        return None
+    value = html.unescape(_TAGS.sub("", value)).strip()
+    if not value:
+        left_out["empty message"] += 1
+        return None
+    return f"{_ROLES.get(role, role)}: {value}"
+
+
+def _chat(path: Path) -> tuple[list[str], Counter]:
+    left_out: Counter = Counter()
+    return list(sharegpt(path, left_out)), left_out
+
+
+def _installed(progress: bool) -> tuple[list[str], Counter]:
+    """The standard library's sources, and the docstrings of each file of the packages; tests are left out."""
+    library = Path(sysconfig.get_path("stdlib"))
+    packages = [Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES]
+    files = [(path, root) for root in (library, *packages) for path in sorted(root.rglob("*.py"))]
+    files = [(path, root) for path, root in files if not _SKIPPED & set(path.relative_to(root).parts)]
+    documents, left_out = [], Counter()
+    for path, root in tqdm(files, "reading the installed text", unit=" files", disable=not progress):
+        try:
+            source = path.read_text(encoding="utf-8")
+            documents.append(source if root == library else _docstrings(source))
+        except (SyntaxError, ValueError):
+            left_out["file that is not UTF-8 Python"] += 1
+    return documents, left_out
+
+
+def _docstrings(source: str) -> str:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    return "\n\n".join(filter(None, found))
+
+
+def _origin(path: Path | None) -> object:
+    """What a cached corpus depends on: the versions of what is installed, or the file as it stands."""
+    if path is None:
+        return sys.version_info[:3], *(version(name) for name in PACKAGES)
+    stat = path.stat()
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _build(folder: Path, documents: list[str], left_out: Counter, corpus: str, progress: bool) -> None:
+    """Orders, cleans, splits and numbers the documents, and leaves the result in `folder`, whole or not at all."""
+    texts = {_digest(d): d for d in (d.encode(errors="replace").decode().strip() for d in documents) if d}
+    left_out["document that stood before"] = len(documents) - len(texts)
+    ordered, characters, seen = [], 0, set()
+    for key in sorted(texts):
+        if characters < MAX_CHARACTERS:
+            ordered.append(_without_repeats(texts[key], seen, left_out))
+            characters += len(ordered[-1])
+    left_out[f"document beyond {MAX_CHARACTERS:,} characters"] = len(texts) - len(ordered)
+    if len(ordered) < 2:
+        raise ValueError(f"corpus={corpus!r}: {len(ordered)} document(s); expected at least 2, to hold one out")
+    cut = max(1, round(HELD_OUT * len(ordered)))
+    bar = tqdm(ordered, "splitting it into words", unit=" documents", disable=not progress)
+    parts = [document + "\n\n" for document in bar]
+    entries, (train, heldout) = vocabulary.learn(parts[cut:], parts[:cut])
+    about = {
+        "fingerprint": hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:12],
+        "documents": len(ordered), "held_out_documents": cut, "characters": characters,
+        "words": len(train) + len(heldout), "largest_vocab": len(entries),
+        "left_out": {reason: count for reason, count in left_out.items() if count},
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in {"train_words": train, "heldout_words": heldout, "phrases": entries.phrases}.items():
+        _save(folder / f"{name}.npy", array)
+    replace_file(folder / "words.json", json.dumps(entries.words).encode())
+    replace_file(folder / "about.json", json.dumps(about).encode())  # last: where it stands, the rest does
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _without_repeats(text: str, seen: set[bytes], left_out: Counter) -> str:
+    """The text less the paragraphs of 80 characters and more that stood in an earlier one: licence headers and such."""
+    kept = []
+    for paragraph in text.split("\n\n"):
+        key = _digest(paragraph.strip()) if len(paragraph) >= 80 else None
+        if key in seen:
+            left_out["paragraph that stood before"] += 1
+            continue
+        if key:
+            seen.add(key)
+        kept.append(paragraph)
+    return "\n\n".join(kept)
+
+
+def _reasons(left_out: Counter) -> str:
+    return ", ".join(f"{count} × {reason}" for reason, count in left_out.items()) or "no records"
+
+
+def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:
+    """Ids (n,) int32 with p(i) = ln((i+2)/(i+1)) / ln(V+1): close to 1/i, Zipf's law."""
+    u = np.random.default_rng(seed).random(n)
+    return np.minimum(np.exp(u * np.log(vocab + 1)) - 1, vocab - 1).astype(np.int32)
+
+
+def _stored_ids(path: Path, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.load(path, mmap_mode="r").reshape(-1)
+    if not np.issubdtype(ids.dtype, np.integer) or not len(ids) or ids.min() < 0 or ids.max() >= vocab:
+        raise ValueError(f"corpus={path.name!r}: expected integer ids from 0 to vocab - 1 = {vocab - 1}")
+    cut = round((1 - HELD_OUT) * len(ids))
+    return ids[:cut], ids[cut:]
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    replace_file(path, buffer.getvalue())

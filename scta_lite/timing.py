@@ -1,0 +1,60 @@
+"""How long a step takes, phase by phase, without disturbing it: marks are taken in the loop, read after it.
+
+On a GPU a mark is a CUDA event, on a CPU the clock. Nothing synchronises before `summary`.
+"""
+
+from time import perf_counter
+
+import numpy as np
+import torch
+
+PHASES = ("data", "forward", "backward", "optimizer")
+
+
+class StepTimer:
+    """`start()` opens a step; `mark(phase)` closes each of its phases in turn.
+
+    >>> timer = StepTimer(torch.device("cpu"))
+    >>> for _ in range(20):
+    ...     timer.start()
+    ...     for phase in PHASES:
+    ...         timer.mark(phase)
+    >>> timer.summary()["steps_measured"]  # the first tenth warms up
+    18
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.steps: list[list] = []  # for each step its start and the end of each phase
+
+    def start(self) -> None:
+        """Opens a step."""
+        self.steps.append([self._now()])
+
+    def mark(self, phase: str) -> None:
+        """Closes a phase of the open step; phases come in the order of PHASES."""
+        assert phase == PHASES[len(self.steps[-1]) - 1], phase
+        self.steps[-1].append(self._now())
+
+    def summary(self) -> dict:
+        """Milliseconds: the median step, its quartiles, and the median of each phase, after the warm-up.
+
+        The warm-up is the first tenth of the steps: at least 1, at most 10.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        warm = min(10, max(1, len(self.steps) // 10))
+        ms = np.array([[self._between(a, b) for a, b in zip(s, s[1:], strict=False)] for s in self.steps[warm:]])
+        q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
+        phases = {f"{phase}_ms": float(np.median(ms[:, i])) for i, phase in enumerate(PHASES)}
+        return {"steps_measured": len(ms), "step_ms": median, "step_ms_q1": q1, "step_ms_q3": q3, **phases}
+
+    def _now(self) -> torch.cuda.Event | float:
+        if self.device.type != "cuda":
+            return perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def _between(self, a: torch.cuda.Event | float, b: torch.cuda.Event | float) -> float:
+        return a.elapsed_time(b) if self.device.type == "cuda" else 1e3 * (b - a)

@@ -1,0 +1,240 @@
+"""Spec in, Result out: one training run, in this process. `python -m scta_lite.train --method ce --vocab 50000 --out DIR`.
+
+The loop takes no number from the device while it runs: losses stay there until the end, and the loss that is shown was
+copied a second before.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scta_lite import cost, evaluate, machine, text
+from scta_lite.model import LanguageModel
+from scta_lite.spec import Result, Spec, add_arguments
+from scta_lite.timing import StepTimer
+
+Progress = Callable[[int, int, float | None], None]
+AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
+_SHOW_EVERY = 1.0  # seconds
+
+
+def train(spec: Spec, *, progress: Progress | None = None) -> Result:
+    """Trains one model as the Spec says. `progress(step, steps, loss)` is called about once a second.
+
+    Raises what goes wrong: ValueError for a Spec that this machine or text cannot serve, torch.OutOfMemoryError,
+    MemoryError. The sweep turns these into a Result's status instead.
+    """
+    device = machine.device(spec.device)
+    free = machine.free_memory(device)
+    corpus = text.load(spec.corpus, progress=False)
+    ids, heldout = (text.examples(part, spec.seq_len) for part in corpus.ids(spec.vocab, spec.examples * spec.seq_len))
+    if not len(ids):
+        raise ValueError(f"seq_len={spec.seq_len}: expected at most the length of the text in ids")
+    ids = torch.from_numpy(ids[: spec.examples].astype(np.int64)).to(device)  # (n, T)
+    with _torch_settings(spec):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            model = LanguageModel(spec).to(device)
+        found = _loop(spec, model, ids, progress)
+        result = Result(
+            spec=spec, status="ok", fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=len(ids),
+            needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
+            machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
+        )  # fmt: skip
+        if spec.evaluate and result.steps_run >= spec.epoch_steps:
+            sample = torch.from_numpy(heldout[: spec.eval_examples].astype(np.int64)).to(device)
+            result.full_vocab = evaluate.metrics(model, sample)
+    return result
+
+
+def load(folder: str | Path, run_id: str | None = None) -> Result:
+    """The run that `Result.save` wrote into the folder, with its model if that was saved.
+
+    `run_id` may be left out where the folder holds one run. FileNotFoundError names what is there.
+    """
+    found = sorted(Path(folder).glob("*.json"))
+    path = Path(folder) / f"{run_id}.json" if run_id else found[0] if len(found) == 1 else None
+    if path not in found:
+        raise FileNotFoundError(f"run_id={run_id!r}: expected one of {[p.stem for p in found]}, the runs in {folder}")
+    result = Result.from_dict(json.loads(path.read_text()))
+    if (weights := path.with_suffix(".safetensors")).is_file():
+        from safetensors.torch import load_file  # only here: a sweep needs no safetensors
+
+        result.model = LanguageModel(result.spec)
+        result.model.load_state_dict(load_file(weights))
+    return result
+
+
+def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | None) -> dict:
+    """All steps of the run; the Result's fields that they measure."""
+    device = ids.device
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
+    )
+    generator = torch.Generator(device).manual_seed(spec.seed)
+    steps = spec.steps or spec.steps_total
+    losses = torch.zeros(steps, device=device)
+    timer, show = StepTimer(device), _Ticker(progress, steps, device)
+    energy, began = machine.energy_joules(device), perf_counter()
+    for step, batch in enumerate(_batches(spec, len(ids), device)):
+        timer.start()
+        examples = ids[batch]  # (B, T)
+        timer.mark("data")
+        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+            loss = model.loss(examples, generator)
+        timer.mark("forward")
+        loss.backward()
+        timer.mark("backward")
+        optimizer.step()
+        optimizer.zero_grad()
+        timer.mark("optimizer")
+        losses[step] = loss.detach()
+        show(step + 1, losses)
+        if step == 0 and device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        done = step + 1
+        if done == steps or (spec.budget_s and done >= 4 and perf_counter() - began > spec.budget_s):
+            break
+    measured = timer.summary()  # waits until the last step is done
+    seconds = perf_counter() - began
+    used = None if energy is None else machine.energy_joules(device) - energy
+    return {**_times(spec, measured, done, seconds), **_loss_summary(losses[:done].tolist(), spec),
+            "energy_joules": used}  # fmt: skip
+
+
+def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
+    """Times and memory of the run; a whole training's seconds, extrapolated where fewer steps were run."""
+    whole = seconds if steps_run == spec.steps_total else measured["step_ms"] * spec.steps_total / 1e3
+    peak, peak_of = machine.peak_memory(machine.device(spec.device))
+    return {
+        "steps_run": steps_run, **measured, "seconds": whole, "extrapolated": steps_run < spec.steps_total,
+        "tokens_per_s": spec.positions * spec.steps_total / whole,
+        "examples_per_s": spec.batch * spec.steps_total / whole,
+        "peak_memory_bytes": peak, "peak_memory_of": peak_of,
+    }  # fmt: skip
+
+
+def _batches(spec: Spec, available: int, device: torch.device) -> Iterator[Tensor]:
+    """Rows (B,) of the examples for each step, each epoch in an order of its own; too few examples are cycled through."""
+    generator = torch.Generator().manual_seed(spec.seed)
+    for _ in range(spec.epochs):
+        order = torch.randperm(spec.examples, generator=generator)[: spec.epoch_steps * spec.batch] % available
+        yield from order.to(device).view(-1, spec.batch)
+
+
+def _loss_summary(losses: list[float], spec: Spec) -> dict:
+    """The losses of each epoch, begun ones too, and the curve, in nats."""
+    epochs = []
+    for number, start in enumerate(range(0, len(losses), spec.epoch_steps), 1):
+        part = losses[start : start + spec.epoch_steps]
+        n = min(AVERAGED, (len(part) + 1) // 2)  # of a short epoch: its first and its second half
+        epochs.append({"epoch": number, "first": np.mean(part[:n]), "last": np.mean(part[-n:]), "averaged": n,
+                       "steps": len(part)})  # fmt: skip
+    blocks = np.array_split(np.array(losses), min(100, len(losses)))
+    ends = np.cumsum([len(block) for block in blocks])
+    curve = {"step": ends.tolist(), "loss": [round(float(block.mean()), 5) for block in blocks]}
+    return {"epoch_losses": epochs, "final_loss": epochs[-1]["last"], "loss_curve": curve}
+
+
+@contextmanager
+def _torch_settings(spec: Spec) -> Iterator[None]:
+    """The threads and the precision of the Spec, and then again what was set before."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(spec.threads or threads)
+    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+class _Ticker:
+    """Reports a step about once a second, with the loss whose copy from the device began at the last report."""
+
+    def __init__(self, progress: Progress | None, steps: int, device: torch.device):
+        self.progress, self.steps, self.next = progress, steps, perf_counter()
+        self.loss = torch.full((1,), torch.nan, pin_memory=device.type == "cuda")
+
+    def __call__(self, step: int, losses: Tensor) -> None:
+        if self.progress is None or (perf_counter() < self.next and step < self.steps):
+            return
+        self.next = perf_counter() + _SHOW_EVERY
+        loss = self.loss.item()
+        self.loss.copy_(losses[step - 1 : step], non_blocking=True)
+        self.progress(step, self.steps, None if loss != loss else loss)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m scta_lite.train`: one run from the command line; `--child` is how a sweep calls it."""
+    parser = argparse.ArgumentParser(prog="python -m scta_lite.train", description=main.__doc__)
+    add_arguments(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for <run id>.json")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    settings = vars(parser.parse_args(arguments))
+    out, child = Path(settings.pop("out")), settings.pop("child")
+    try:
+        spec = Spec(**settings)
+        if child:
+            _serve(spec, out)
+            return
+        with tqdm(unit=" steps") as bar:
+
+            def show(step: int, steps: int, loss: float | None) -> None:
+                bar.total = steps
+                bar.set_postfix(loss=loss, refresh=False)
+                bar.update(step - bar.n)
+
+            result = train(spec, progress=show)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    result.model = None
+    print(result.save(out))
+
+
+def _serve(spec: Spec, out: Path) -> None:
+    """A sweep's child: the first that the kernel kills when memory runs out, and gone when the sweep is gone."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    corpus = text.load(spec.corpus, progress=False)
+    shown = out / f".{spec.run_id(corpus.fingerprint)}.progress"
+
+    try:
+        result = train(spec, progress=lambda *state: shown.write_text(json.dumps(state)))
+        result.model = None
+    except Exception as error:
+        status = "out_of_memory" if _is_out_of_memory(error) else "failed"
+        result = unfinished(spec, corpus, status, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    result.save(out)
+
+
+def unfinished(spec: Spec, corpus: text.Corpus, status: str, reason: str, **found) -> Result:
+    """The Result of a run that did not come to its end."""
+    on = machine.device(spec.device)
+    return Result(
+        spec=spec, status=status, reason=reason, fingerprint=corpus.fingerprint, corpus=corpus.name,
+        needed_memory_bytes=cost.memory_bytes(spec, on.type), machine=machine.name(on), host=machine.host(on),
+        date=machine.now(), **found,
+    )  # fmt: skip
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """True too for the plain RuntimeError that torch raises on a CPU."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
+
+
+if __name__ == "__main__":
+    main()
