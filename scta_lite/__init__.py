@@ -1,11 +1,16 @@
 """An executable companion to the paper on SCTA (Semantic Contrastive Token Approximation). Start with notebooks/."""
 
+import warnings
+
 from scta_lite import evaluate, text
 from scta_lite.losses import contrastive_loss, cross_entropy, semantic_loss
 from scta_lite.paper import PAPER, published_epoch_losses, published_runs
 from scta_lite.spec import Result, Spec, grid
 from scta_lite.sweep import load_runs, sweep
 from scta_lite.train import load, train
+
+# `python -m scta_lite.sweep` imports this package first, and with it the module it is about to run: no harm is done.
+warnings.filterwarnings("ignore", "'scta_lite.* found in sys.modules", RuntimeWarning)
 
 __all__ = [
     "PAPER",

@@ -7,7 +7,7 @@ from scta_lite import machine
 from scta_lite.spec import Spec
 
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
-PROCESS = {"cpu": 350_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
+PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
 
 
 def parameters(spec: Spec) -> dict[str, int]:
@@ -20,18 +20,18 @@ def parameters(spec: Spec) -> dict[str, int]:
 def memory(spec: Spec) -> dict[str, int]:
     """Bytes of one training step at its peak, by what holds them.
 
-    Weights and AdamW's two moments: 12 bytes a parameter. Its gradients: 4. CE holds (N, V) floats twice in the backward
-    pass, log-probabilities and their gradient, when the input table's gradient is not there yet; SEMANTIC holds
-    (N, K+1, D) floats four times: rows, unit rows and the gradients of both.
+    Weights and AdamW's two moments: 12 bytes a parameter. The rest peaks either in CE's backward pass, with three
+    (N, V) arrays (log-probabilities, their gradient, that of the logits) and no table's gradient yet, or with every
+    gradient there, 4 bytes a parameter. SEMANTIC holds (N, K+1, D) four times: rows, unit rows, the gradients of both.
     """
     counts = parameters(spec)
     whole = sum(counts.values())
     N, d = spec.positions, spec.hidden
     if spec.method == "ce":
-        backward = 2 * N * spec.vocab + counts["head"]
+        working = max(3 * N * spec.vocab, whole)
     else:
-        backward = 4 * N * (1 + spec.negatives) * spec.semantic_dim + counts["head"]
-    working = max(backward, whole) + 12 * N * d  # the GRU keeps gates and states for its backward pass
+        working = 4 * N * (1 + spec.negatives) * spec.semantic_dim + whole
+    working += 12 * N * d  # the GRU keeps gates and states for its backward pass
     return {"weights and moments": 3 * whole * FLOAT, "gradients and activations": working * FLOAT}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from pathlib import Path
 import torch
 
 from scta_lite.paper import ROOT
+
+try:
+    import pynvml
+except ImportError:  # the extra "gpu" brings it
+    pynvml = None
 
 
 def device(name: str) -> torch.device:
@@ -38,6 +44,11 @@ def name(on: torch.device) -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return f"{model}, {os.cpu_count()} cores"
+
+
+def slug(on: torch.device) -> str:
+    """The machine's name as a folder's: small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name(on).lower()).strip("-")
 
 
 def host(on: torch.device) -> dict:
@@ -80,15 +91,13 @@ def peak_memory(on: torch.device) -> tuple[int, str]:
 
 def energy_joules(on: torch.device) -> float | None:
     """The GPU's energy counter, in joules since the driver was loaded; None where there is none (nvidia-ml-py)."""
-    if on.type != "cuda":
+    if on.type != "cuda" or pynvml is None:
         return None
     try:
-        import pynvml
-
         pynvml.nvmlInit()
-        bus = torch.cuda.get_device_properties(on).uuid
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{bus}")) / 1e3
-    except (ImportError, AttributeError, pynvml.NVMLError):
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(on).uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+    except pynvml.NVMLError:
         return None
 
 

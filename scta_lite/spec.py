@@ -4,6 +4,7 @@ A setting that the paper gives has the paper's value as its default. What the pa
 drawn, collisions, initialisation, weight decay, precision) is a field too, with the plain reading as its default.
 """
 
+import difflib
 import hashlib
 import json
 import math
@@ -116,6 +117,8 @@ class Spec:
             object.__setattr__(self, f.name, checked)
         if self.batch > self.examples:
             raise ValueError(f"batch={self.batch}: expected at most examples={self.examples}")
+        if self.steps is not None and self.steps > self.steps_total:
+            raise ValueError(f"steps={self.steps}: expected at most {self.steps_total}, a whole training; raise epochs")
         if self.method.startswith("semantic") and self.negatives >= self.vocab:
             raise ValueError(f"negatives={self.negatives}: expected fewer than vocab={self.vocab}")
 
@@ -141,7 +144,7 @@ class Spec:
         fingerprint, never by its path.
 
         >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
-        'ce-50000-b2e3bf29'
+        'ce-50000-8d6f397c'
         """
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         changed["corpus"] = fingerprint
@@ -178,6 +181,23 @@ def _suffixed(part: str) -> float | str:
     part = part.strip().strip("'\"")
     match = re.fullmatch(r"(-?[\d_]*\.?\d+(?:e\d+)?)([kKmM]?)", part)
     return float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else part
+
+
+def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a notebook: the names that its parameters cell annotates, with the values they have now.
+
+    `namespace` is the notebook's `globals()`. papermill only warns of a parameter that no cell declares: here the first
+    call in a kernel raises ValueError for any other plain value (later calls do not: a reader may have made some).
+    """
+    declared = namespace["__annotations__"]
+    plain = (bool, int, float, str, list, tuple, dict, type(None))
+    strange = {n for n, v in namespace.items() if type(v) in plain and not n.startswith("_")} - {*declared, "In", "Out"}
+    if strange and not namespace.get("_parameters_read"):
+        name = min(strange)
+        close = difflib.get_close_matches(name, declared, n=1) or [", ".join(declared)]
+        raise ValueError(f"{name}={namespace[name]!r}: no such parameter; expected {close[0]}")
+    namespace["_parameters_read"] = True
+    return {name: namespace[name] for name in declared}
 
 
 def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> None:
@@ -234,8 +254,7 @@ class Result:
     peak_memory_of: str | None = None  # "CUDA allocator" or "process RSS"
     needed_memory_bytes: int | None = None  # predicted by cost.memory_bytes
     free_memory_bytes: int | None = None  # before the run
-    energy_joules: float | None = None
-    energy_of: str | None = None  # "GPU, steps run", or None where it was not measured
+    energy_joules: float | None = None  # that the GPU took for the steps run
     epoch_losses: list[dict] = field(default_factory=list)  # epoch, first, last (nats), and the steps averaged for each
     final_loss: float | None = None  # the last epoch's `last`
     loss_curve: dict | None = None  # step, loss: means of at most 100 equal blocks, nats

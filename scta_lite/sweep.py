@@ -26,7 +26,7 @@ from scta_lite.spec import Spec, add_arguments, arguments, grid
 from scta_lite.train import unfinished
 
 FINAL = ("ok", "out_of_memory", "skipped")  # a run with another status is tried again
-# glibc would hand each step's large temporaries back to the kernel and fault them in again at the next: the same for all.
+# Else glibc hands each step's large temporaries back to the kernel and faults them in again; the same for every method.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": 64 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_TOP_PAD_": 64 << 20}
 
 
@@ -46,7 +46,7 @@ def sweep(
     `executor` is any from concurrent.futures; by default one run is alive at a time. Raises, before the first run,
     ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
     """
-    specs, folder = list(specs), _writable(folder)
+    specs, folder = list(specs), writable(folder)
     corpora = {name: text.load(name, progress=progress) for name in dict.fromkeys(spec.corpus for spec in specs)}
     paths = {}
     for spec in specs:
@@ -80,7 +80,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
         runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
     except ValueError as error:
         raise ValueError(f"{path.name}: not a run's file ({error})") from None
-    return add_speedup(runs.sort_values(["vocab", "method", "optimizer"], ignore_index=True))
+    return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
 
 
 def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:
@@ -116,32 +116,34 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
 def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:
     """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
 
-    One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and the
-    medians of the phases.
+    One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and
+    the medians of the phases.
     """
     keys = ["vocab", "method", "optimizer"]
+    phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
+    runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
     reference = runs[(runs.method == method) & (runs.optimizer == optimizer)].set_index(["vocab", "seed"]).step_ms
     of_round = reference.reindex(pd.MultiIndex.from_frame(runs[["vocab", "seed"]])).to_numpy()
     groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False)
     columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
                for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
-    phases = groups[["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]].median()
-    return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(phases).reset_index()
+    return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
 
 
 def _watch(pending: dict, progress: bool) -> None:
     """Waits for the runs; one bar over them, with the step and the loss of the run in flight."""
     with tqdm(total=len(pending), unit=" runs", disable=not progress) as bar:
+        shown = None
         while pending:
             for future in wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done:
                 pending.pop(future)
                 future.result()
                 bar.update()
             for path in pending.values():
-                if state := _state(path):
-                    step, steps, loss = state
-                    shown = "" if loss is None else f", loss {loss:.3f}"
-                    bar.set_postfix_str(f"{path.stem.rsplit('-', 1)[0]}: step {step}/{steps}{shown}")
+                if (state := _state(path)) and state != shown:
+                    step, steps, loss = shown = state
+                    told = "" if loss is None else f", loss {loss:.3f}"
+                    bar.set_postfix_str(f"{path.stem.rsplit('-', 1)[0]}: step {step}/{steps}{told}")
 
 
 def _progress_file(path: Path) -> Path:
@@ -160,16 +162,15 @@ def _status(path: Path) -> str | None:
     return json.loads(path.read_text())["status"] if path.is_file() else None
 
 
-def _writable(folder: str | Path) -> Path:
+def writable(folder: str | Path) -> Path:
+    """The folder, made if it was not there; OSError if no file can be written into it."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except OSError as error:
-        raise OSError(
-            f"folder={str(folder)!r}: cannot be written ({error.strerror}); expected a folder for runs"
-        ) from None
+        raise OSError(f"out folder {str(folder)!r}: cannot be written ({error.strerror})") from None
 
 
 def main(words: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 On a GPU a mark is a CUDA event, on a CPU the clock. Nothing synchronises before `summary`.
 """
 
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -44,7 +45,7 @@ class StepTimer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         warm = min(10, max(1, len(self.steps) // 10))
-        ms = np.array([[self._between(a, b) for a, b in zip(s, s[1:], strict=False)] for s in self.steps[warm:]])
+        ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in self.steps[warm:]])
         q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
         phases = {f"{phase}_ms": float(np.median(ms[:, i])) for i, phase in enumerate(PHASES)}
         return {"steps_measured": len(ms), "step_ms": median, "step_ms_q1": q1, "step_ms_q3": q3, **phases}

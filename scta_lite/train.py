@@ -1,4 +1,4 @@
-"""Spec in, Result out: one training run, in this process. `python -m scta_lite.train --method ce --vocab 50000 --out DIR`.
+"""Spec in, Result out: one training run, in this process. `python -m scta_lite.train --help`.
 
 The loop takes no number from the device while it runs: losses stay there until the end, and the loss that is shown was
 copied a second before.
@@ -126,7 +126,7 @@ def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
 
 
 def _batches(spec: Spec, available: int, device: torch.device) -> Iterator[Tensor]:
-    """Rows (B,) of the examples for each step, each epoch in an order of its own; too few examples are cycled through."""
+    """Rows (B,) of the examples for each step, each epoch in an order of its own; too few examples are cycled."""
     generator = torch.Generator().manual_seed(spec.seed)
     for _ in range(spec.epochs):
         order = torch.randperm(spec.examples, generator=generator)[: spec.epoch_steps * spec.batch] % available

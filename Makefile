@@ -1,0 +1,44 @@
+# Everything a reader or CI does, by name. A fresh machine needs Python 3.11 or later and make.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+
+.PHONY: help install demo lab test lint notebooks bench clean
+
+help:  ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+install: .venv/installed  ## install everything into .venv
+
+demo: install  ## run the sweep notebook on real text; print its table, say where the figures are
+	mkdir -p $(DEMO)
+	$(BIN)/papermill --log-level ERROR notebooks/03_sweep.ipynb $(DEMO)/03_sweep.ipynb -p out $(DEMO)
+	@cat $(DEMO)/table.txt
+	@echo "The notebook with everything: $(DEMO)/03_sweep.ipynb"
+	@echo "Figures: $(DEMO)/throughput_vs_vocab.png $(DEMO)/time_vs_vocab.png (and .pdf)"
+
+lab: install  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+test: install lint  ## every test, and every notebook at a small size
+	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 notebooks
+
+lint: install  ## ruff, on code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: install  ## execute the notebooks at their full default size and keep their outputs
+	$(BIN)/python tools/build_notebooks.py $(ONLY)
+
+bench: install  ## step times, interleaved in rounds of fresh processes, as ratios to SEMANTIC's
+	$(BIN)/python -m scta_lite.sweep --again --rounds 5 --steps 12 --vocab 50000 200000 --out runs/bench
+
+clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
+	rm -rf .venv runs

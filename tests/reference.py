@@ -1,0 +1,54 @@
+"""Slow, obvious twins of the package's functions: loops and Python numbers, no vectorised step shared with them."""
+
+import math
+
+
+def cross_entropy(hidden, weight, target) -> float:
+    """Mean over positions of -log softmax(W h)[y]."""
+    total = 0.0
+    for h, y in zip(hidden.tolist(), target.tolist(), strict=True):
+        logits = [sum(a * b for a, b in zip(h, w, strict=True)) for w in weight.tolist()]
+        total += math.log(sum(math.exp(s) for s in logits)) - logits[y]
+    return total / len(hidden)
+
+
+def cosine(a, b) -> float:
+    norms = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norms
+
+
+def semantic_loss(query, positive, negatives, temperature=0.07, log_q=None, hits=None) -> float:
+    """The paper's formula, position by position; `negatives` (N, K, D) or (S, D)."""
+    total = 0.0
+    for t, (q, p) in enumerate(zip(query.tolist(), positive.tolist(), strict=True)):
+        rivals = negatives.tolist() if negatives.dim() == 2 else negatives[t].tolist()
+        score = cosine(q, p) / temperature - (log_q[0][t].item() if log_q else 0.0)
+        bottom = math.exp(score)
+        for j, n in enumerate(rivals):
+            if hits is not None and hits[t, j]:
+                continue
+            correction = 0.0 if log_q is None else (log_q[1][t, j] if log_q[1].dim() == 2 else log_q[1][j]).item()
+            bottom += math.exp(cosine(q, n) / temperature - correction)
+        total += -math.log(math.exp(score) / bottom)
+    return total / len(query)
+
+
+def greedy(words: list[int], entries: dict[tuple[int, ...], int]) -> list[int]:
+    """Ids of a text by greedy longest match over the entries, each a tuple of word ids; 0 for an unknown word."""
+    ids, i = [], 0
+    while i < len(words):
+        length = next((n for n in (4, 3, 2, 1) if len(words) >= i + n and tuple(words[i : i + n]) in entries), 0)
+        ids.append(entries[tuple(words[i : i + length])] if length else 0)
+        i += max(1, length)
+    return ids
+
+
+def metrics(scores: list[list[float]], targets: list[int]) -> dict:
+    """NLL, MRR and hits from whole rows of scores; a tie counts against the target."""
+    nll = 0.0
+    ranks = []
+    for row, y in zip(scores, targets, strict=True):
+        nll += math.log(sum(math.exp(s) for s in row)) - row[y]
+        ranks.append(sum(s >= row[y] for s in row))
+    found = {"nll": nll / len(targets), "mrr": sum(1 / rank for rank in ranks) / len(ranks)}
+    return found | {f"hit@{k}": sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}

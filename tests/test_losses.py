@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+
+from scta_lite import contrastive_loss, cross_entropy, semantic_loss
+from scta_lite.losses import log_uniform, uniform
+
+N, V, d, D, K = 7, 23, 5, 6, 4
+
+
+def tensors(*shapes, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def gradients(loss, *inputs):
+    return torch.autograd.grad(loss, inputs)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, N, 100])
+def test_cross_entropy_chunked_is_the_plain_one(chunk):
+    hidden, weight = tensors((N, d), (V, d))
+    target = torch.arange(N) * 3 % V
+    plain = cross_entropy(hidden, weight, target)
+    chunked = cross_entropy(hidden, weight, target, chunk=chunk)
+    assert chunked.item() == pytest.approx(plain.item(), abs=1e-13)
+    assert plain.item() == pytest.approx(reference.cross_entropy(hidden, weight, target), abs=1e-12)
+    for a, b in zip(gradients(plain, hidden, weight), gradients(chunked, hidden, weight), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
+def test_cross_entropy_gradcheck():
+    hidden, weight = tensors((3, d), (V, d))
+    target = torch.tensor([0, 5, 22])
+    assert torch.autograd.gradcheck(lambda h, w: cross_entropy(h, w, target, chunk=2), (hidden, weight))
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_cross_entropy_bad_chunk(chunk):
+    with pytest.raises(ValueError, match=f"chunk={chunk}: expected"):
+        cross_entropy(*tensors((N, d), (V, d)), torch.zeros(N, dtype=torch.long), chunk=chunk)
+
+
+@pytest.mark.parametrize("shape", [(N, K, D), (N, 1, D), (11, D), (1, D)])
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_semantic_loss_is_its_slow_twin(shape, corrected, masked, temperature):
+    query, positive, negatives = tensors((N, D), (N, D), shape)
+    rivals = shape[-2]
+    log_q = (torch.rand(N).double().log(), torch.rand(shape[:-1]).double().log()) if corrected else None
+    hits = (torch.rand(N, rivals, generator=torch.Generator().manual_seed(1)) < 0.3) if masked else None
+    ours = semantic_loss(query, positive, negatives, temperature=temperature, log_q=log_q, hits=hits)
+    twin = reference.semantic_loss(query, positive, negatives, temperature, log_q, hits)
+    assert ours.item() == pytest.approx(twin, rel=1e-12, abs=1e-12)
+
+
+def test_semantic_loss_with_duplicates_and_collisions():
+    query, table = tensors((N, D), (V, D))
+    target = torch.arange(N)
+    negatives = torch.tensor([[t, t, 5, 5] for t in range(N)])  # the target itself, twice, and another token twice
+    ours = semantic_loss(query, table[target], table[negatives])
+    assert ours.item() == pytest.approx(reference.semantic_loss(query, table[target], table[negatives]), rel=1e-12)
+    hits = negatives == target[:, None]
+    masked = semantic_loss(query, table[target], table[negatives], hits=hits)
+    assert masked.item() < ours.item()
+    assert masked.item() == pytest.approx(reference.semantic_loss(query, table[target], table[negatives], hits=hits))
+
+
+@pytest.mark.parametrize("shape", [(3, K, D), (5, D)])
+def test_semantic_loss_gradcheck(shape):
+    inputs = tensors((3, D), (3, D), shape)
+    hits = torch.zeros(3, shape[-2], dtype=torch.bool)
+    hits[0, 1] = True
+    assert torch.autograd.gradcheck(lambda q, p, n: semantic_loss(q, p, n, temperature=0.5, hits=hits), inputs)
+
+
+def test_all_other_tokens_as_negatives_give_cross_entropy():
+    """K = V - 1 without replacement: the same loss and the same gradients as the softmax over all of V."""
+    query, table = tensors((N, D), (V, D))
+    target = torch.arange(N) * 3 % V
+    others = torch.stack([torch.tensor([i for i in range(V) if i != y]) for y in target.tolist()])  # (N, V-1)
+    sampled = semantic_loss(query, table[target], table[others])
+    exact = F.cross_entropy(F.normalize(query, dim=-1) @ F.normalize(table, dim=-1).T / 0.07, target)
+    assert sampled.item() == pytest.approx(exact.item(), rel=1e-13)
+    for a, b in zip(gradients(sampled, query, table), gradients(exact, query, table), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_every_hit_masked_leaves_no_loss_and_finite_gradients():
+    inputs = tensors((N, D), (N, D), (N, K, D))
+    loss = semantic_loss(*inputs, hits=torch.ones(N, K, dtype=torch.bool))
+    assert loss.item() == 0
+    assert all(torch.isfinite(g).all() for g in gradients(loss, *inputs))
+
+
+def test_zero_vectors_have_cosine_zero_and_finite_gradients():
+    inputs = [torch.zeros(shape, requires_grad=True) for shape in ((N, D), (N, D), (N, K, D))]
+    loss = semantic_loss(*inputs)
+    assert loss.item() == pytest.approx(math.log(K + 1))
+    assert all(torch.isfinite(g).all() for g in gradients(loss, *inputs))
+
+
+def test_log_q_equal_on_both_sides_cancels_and_is_subtracted():
+    positive, negatives = tensors((N,), (N, K))
+    plain = contrastive_loss(positive, negatives)
+    same = contrastive_loss(positive, negatives, log_q=(torch.full((N,), -3.0), torch.full((N, K), -3.0)))
+    assert same.item() == pytest.approx(plain.item(), rel=1e-13)
+    rarer = contrastive_loss(positive, negatives, log_q=(torch.full((N,), -3.0), torch.full((N, K), -1.0)))
+    assert rarer.item() < plain.item()  # a rarer positive counts for more
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_float32_is_no_worse_than_plain_float32(seed):
+    """The error against float64 may not exceed that of the formula written plainly in float32, plus a little."""
+    query, positive, negatives = tensors((64, D), (64, D), (64, 32, D), dtype=torch.float32, seed=seed)
+    exact = semantic_loss(query.double(), positive.double(), negatives.double()).item()
+    z, e, n = (x / x.norm(dim=-1, keepdim=True) for x in (query, positive, negatives))
+    top = ((z * e).sum(-1) / 0.07).exp()
+    plain = -(top / (top + ((z[:, None] * n).sum(-1) / 0.07).exp().sum(-1))).log().mean().item()
+    assert abs(semantic_loss(query, positive, negatives).item() - exact) <= abs(plain - exact) + 2e-6
+
+
+@pytest.mark.parametrize(("sampler", "q"), [
+    (uniform, lambda i, V: 1 / V),
+    (log_uniform, lambda i, V: math.log((i + 2) / (i + 1)) / math.log(V + 1)),
+])  # fmt: skip
+def test_samplers_draw_from_their_distribution(sampler, q):
+    n, vocab = 200_000, 50
+    ids = sampler((n // 8, 8), vocab, generator=torch.Generator().manual_seed(0))
+    expected = torch.tensor([q(i, vocab) for i in range(vocab)], dtype=torch.float64) * n
+    assert expected.sum().item() == pytest.approx(n)
+    chi_squared = ((torch.bincount(ids.flatten(), minlength=vocab) - expected) ** 2 / expected).sum().item()
+    assert chi_squared < 100  # 49 degrees of freedom: mean 49, standard deviation 10
+
+
+@pytest.mark.parametrize("sampler", [uniform, log_uniform])
+def test_samplers_repeat_with_the_generator(sampler):
+    draws = [sampler((4, 5), 1000, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert draws[0].shape == (4, 5)

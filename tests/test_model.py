@@ -1,0 +1,84 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scta_lite.losses import uniform
+from scta_lite.model import LanguageModel
+
+
+def build(spec, seed=0):
+    torch.manual_seed(seed)
+    return LanguageModel(spec).double()
+
+
+def test_ce_loss_is_the_softmax_of_its_scores(tiny):
+    model = build(tiny("ce"))
+    hidden, target = torch.randn(9, 8).double(), torch.arange(9)
+    expected = F.cross_entropy(model.head.scores(hidden), target)
+    assert model.head.loss(hidden, target).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("mask_hits", [False, True])
+def test_semantic_loss_is_made_of_its_scores(tiny, mask_hits):
+    """The sampled loss equals a softmax over the columns of the full scores that were drawn."""
+    spec = tiny(vocab=7, mask_hits=mask_hits, negatives=5)
+    model = build(spec)
+    hidden, target = torch.randn(9, 8).double(), torch.arange(9) % 7
+    loss = model.head.loss(hidden, target, torch.Generator().manual_seed(1))
+    drawn = uniform((9, 5), 7, generator=torch.Generator().manual_seed(1))
+    assert (drawn == target[:, None]).any()
+    columns = torch.cat([target[:, None], drawn], dim=1)
+    scores = model.head.scores(hidden).gather(1, columns)
+    if mask_hits:
+        scores[:, 1:][drawn == target[:, None]] = -torch.inf
+    assert loss.item() == pytest.approx(F.cross_entropy(scores, torch.zeros(9).long()).item(), rel=1e-12)
+
+
+def test_scores_are_cosines_over_temperature(tiny):
+    model = build(tiny(temperature=0.5))
+    hidden = torch.randn(3, 8).double()
+    z, e = model.head.project(hidden), model.head.table.weight
+    expected = F.cosine_similarity(z[:, None], e[None], dim=-1) / 0.5
+    torch.testing.assert_close(model.head.scores(hidden), expected)
+    assert model.head.scores(hidden).abs().max() <= 2
+
+
+class LargestOutput(TorchDispatchMode):
+    """Remembers the operations whose result has a dimension of a given size."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.found = size, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and self.size in out.shape:
+            self.found.append(str(function))
+        return out
+
+
+def test_nothing_in_the_semantic_forward_pass_is_of_size_v(tiny):
+    for method, expected in (("semantic", False), ("ce", True)):
+        model = build(tiny(method, vocab=977))
+        with LargestOutput(977) as watch:
+            model.head.loss(torch.randn(9, 8).double(), torch.arange(9), torch.Generator())
+        assert bool(watch.found) is expected, watch.found
+
+
+def test_positions_are_predicted_from_what_came_before(tiny):
+    model = build(tiny("ce"))
+    ids = torch.randint(300, (2, 6))
+    hidden, target = model.positions(ids)
+    assert hidden.shape == (10, 8)
+    assert torch.equal(target.view(2, 5), ids[:, 1:])
+    changed = ids.clone()
+    changed[:, 3] += 1  # what comes later changes no earlier hidden state
+    again = model.positions(changed % 300)[0].view(2, 5, 8)
+    torch.testing.assert_close(again[:, :3], hidden.view(2, 5, 8)[:, :3], rtol=0, atol=0)
+    assert not torch.equal(again[:, 3], hidden.view(2, 5, 8)[:, 3])
+
+
+def test_init_std_scales_the_semantic_table(tiny):
+    tables = [build(tiny(init_std=std)).head.table.weight.std().item() for std in (1.0, 0.02)]
+    assert tables == [pytest.approx(1.0, rel=0.1), pytest.approx(0.02, rel=0.1)]

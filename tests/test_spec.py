@@ -1,0 +1,132 @@
+import json
+import math
+
+import pytest
+
+from scta_lite import Result, Spec, grid
+from scta_lite.spec import arguments, parameters
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("vocab", 0, "an integer from 2 up"),
+    ("vocab", 1, "an integer from 2 up"),
+    ("vocab", -5, "an integer from 2 up"),
+    ("vocab", 2.5, "an integer from 2 up"),
+    ("vocab", "many", "an integer from 2 up"),
+    ("vocab", None, "an integer from 2 up"),
+    ("vocab", True, "an integer from 2 up"),
+    ("vocab", math.nan, "an integer from 2 up"),
+    ("negatives", 0, "an integer from 1 up"),
+    ("negatives", 1000, "fewer than vocab=1000"),
+    ("temperature", 0, "a finite number above 0"),
+    ("temperature", math.nan, "a finite number above 0"),
+    ("temperature", "warm", "a finite number above 0"),
+    ("lr", -1e-3, "a finite number above 0"),
+    ("weight_decay", -0.1, "a finite number from 0 up"),
+    ("betas", (0.9, 1.0), "two numbers from 0 up and below 1"),
+    ("betas", 0.9, "two numbers from 0 up and below 1"),
+    ("batch", 20_001, "at most examples=20000"),
+    ("steps", 2501, "at most 2500"),
+    ("steps", 1, "an integer from 2 up"),
+    ("method", "magic", "one of ce, semantic"),
+    ("method", 3, "one of ce, semantic"),
+    ("optimizer", "sgd", "one of dense"),
+    ("evaluate", "false", "one of True, False"),
+    ("evaluate", 1, "one of True, False"),
+    ("corpus", "", "a name"),
+    ("seed", -1, "an integer from 0 up"),
+    ("precision", "float16", "one of float32, tf32, bfloat16"),
+])  # fmt: skip
+def test_bad_arguments_are_named(name, value, expected):
+    with pytest.raises(ValueError, match=f"^{name}=.*: expected {expected}") as error:
+        Spec(**{"method": "semantic", "vocab": 1000, name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_integral_floats_are_integers_and_specs_hash():
+    spec = Spec(method="ce", vocab=1e6)
+    assert spec.vocab == 1_000_000
+    assert isinstance(spec.vocab, int)
+    assert len({spec, Spec(method="ce", vocab=1_000_000)}) == 1
+
+
+def test_the_papers_numbers():
+    spec = Spec(method="semantic", vocab=50_000)
+    assert (spec.epoch_steps, spec.steps_total, spec.positions) == (1250, 2500, 16 * 63)
+    assert spec.positions * spec.steps_total == 2_520_000
+
+
+def test_run_id_is_frozen():
+    """Ids of committed runs: a new field with a default must not change them."""
+    assert Spec(method="ce", vocab=50_000).run_id("zipf-1") == "ce-50000-8d6f397c"
+    spec = Spec(method="semantic", vocab=1_000_000, steps=12, seed=3, lr=1e-3, betas=[0.9, 0.99])
+    assert spec.run_id("abc") == "semantic-1000000-13e45c7e"
+
+
+def test_run_id_knows_the_corpus_by_its_fingerprint():
+    here, there = (Spec(method="ce", vocab=99, corpus=path) for path in ("a/chat.json", "b/chat.json"))
+    assert here.run_id("f") == there.run_id("f") != here.run_id("g")
+
+
+@pytest.mark.parametrize(("value", "vocabs"), [
+    (1000, [1000]),
+    (1e6, [1_000_000]),
+    ([50_000, 200_000], [50_000, 200_000]),
+    ("50k,200k,1M", [50_000, 200_000, 1_000_000]),
+    ("[1_000, 2.5K]", [1000, 2500]),
+    ("1e6", [1_000_000]),
+    (["50k", 7], [50_000, 7]),
+])  # fmt: skip
+def test_vocabularies_can_be_given_in_many_ways(value, vocabs):
+    assert [s.vocab for s in grid(vocab=value, method="ce")] == vocabs
+
+
+@pytest.mark.parametrize("value", [[], "", "many", "0", -5, [50_000, 1], 2.5, {}, "50k;200k"])
+def test_bad_vocabularies(value):
+    with pytest.raises(ValueError, match=r"^vocab="):
+        grid(vocab=value, method="ce")
+
+
+def test_grid_knows_its_settings():
+    with pytest.raises(ValueError, match=r"^vocba=9: no such setting"):
+        grid(vocab=1000, method="ce", vocba=9)
+
+
+def test_arguments_round_trip():
+    from argparse import ArgumentParser
+
+    from scta_lite.spec import add_arguments
+
+    spec = Spec(method="semantic", vocab=777, betas=(0.5, 0.9), evaluate=True, corpus='a "b" c.json', budget_s=1.5)
+    parser = ArgumentParser()
+    add_arguments(parser)
+    assert Spec(**vars(parser.parse_args(arguments(spec)))) == spec
+
+
+def notebook(**injected):
+    return {"__annotations__": {"vocab": int, "fast": bool}, "vocab": 5, "fast": False, "_": 1, "In": [], **injected}
+
+
+def test_parameters_of_a_notebook():
+    namespace = notebook(json=json)
+    assert parameters(namespace) == {"vocab": 5, "fast": False}
+    namespace["mine"] = 3  # a reader's own variable, later
+    assert parameters(namespace) == {"vocab": 5, "fast": False}
+    with pytest.raises(ValueError, match=r"^vocba=7: no such parameter; expected vocab"):
+        parameters(notebook(vocba=7))
+    with pytest.raises(ValueError, match=r"^zzz='a': no such parameter; expected vocab, fast"):
+        parameters(notebook(zzz="a"))
+
+
+def test_result_round_trip(tmp_path):
+    spec = Spec(method="ce", vocab=50, corpus="/somewhere/secret/chat.json")
+    result = Result(spec=spec, status="ok", fingerprint="abc", corpus="chat.json", step_ms=2.5, final_loss=math.nan)
+    path = result.save(tmp_path)
+    run = json.loads(path.read_text())
+    assert path.name == f"{spec.run_id('abc')}.json"
+    assert run["final_loss"] is None  # JSON has no NaN
+    assert "secret" not in path.read_text()
+    again = Result.from_dict(run)
+    assert again.run_id == result.run_id
+    assert (again.step_ms, again.spec.vocab, again.spec.betas) == (2.5, 50, (0.9, 0.999))
+    assert list(tmp_path.iterdir()) == [path]  # no temporary file stays

@@ -1,0 +1,209 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import CHAT
+
+from scta_lite import Spec, grid, load_runs, sweep
+from scta_lite import cost as cost_module
+from scta_lite.paper import ROOT
+from scta_lite.sweep import ratios
+
+ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
+
+
+def files(folder):
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder).iterdir()}
+
+
+def wait_for(condition, seconds=60):
+    """The condition's first true value; fails after a minute."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    pytest.fail("waited in vain")
+
+
+def children(folder):
+    """Process ids of the runs whose files go to the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "scta_lite.train" in words and str(folder) in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def progress_told(folder):
+    return list(Path(folder).glob(".*.progress"))
+
+
+def test_one_file_a_run_in_the_specs_order(tiny, tmp_path):
+    specs = [tiny("semantic"), tiny("ce"), tiny("ce", seed=1)]
+    runs = sweep(specs, tmp_path, progress=False)
+    assert runs.method.tolist() == ["semantic", "ce", "ce"]
+    assert runs.status.tolist() == ["ok"] * 3
+    assert runs.steps_run.tolist() == [12] * 3
+    assert set(files(tmp_path)) == {f"{run_id}.json" for run_id in runs.run_id}
+    assert set(load_runs(tmp_path).run_id) == set(runs.run_id)
+    assert runs.speedup[1] * runs.seconds[1] == pytest.approx(runs.seconds[1:].median())
+
+
+def test_resume_leaves_finished_runs_alone_and_tries_killed_ones_again(tiny, tmp_path):
+    runs = sweep([tiny(), tiny(seed=1)], tmp_path, progress=False)
+    before = files(tmp_path)
+    path = tmp_path / f"{runs.run_id[1]}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "killed"}))
+    again = sweep([tiny(), tiny(seed=1)], tmp_path, progress=False)
+    assert again.status.tolist() == ["ok", "ok"]
+    assert files(tmp_path)[f"{runs.run_id[0]}.json"] == before[f"{runs.run_id[0]}.json"]
+    assert files(tmp_path)[path.name] != before[path.name]
+    sweep([tiny()], tmp_path, progress=False, resume=False)
+    assert files(tmp_path)[f"{runs.run_id[0]}.json"] != before[f"{runs.run_id[0]}.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the runs' processes in /proc, which is Linux's")
+class TestKilled:
+    def test_a_killed_run_is_recorded_and_the_sweep_goes_on(self, tiny, tmp_path):
+        def kill():
+            wait_for(lambda: progress_told(tmp_path))
+            os.kill(children(tmp_path)[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        runs = sweep([Spec(method="semantic", **ENDLESS), tiny()], tmp_path, progress=False)
+        killer.join()
+        assert runs.status.tolist() == ["killed", "ok"]
+        assert runs.reason[0].startswith("ended by SIGKILL after step ")
+        assert runs.step_ms.isna().tolist() == [True, False]
+        assert not progress_told(tmp_path)
+
+    def test_a_killed_sweep_resumes(self, tiny, tmp_path):
+        """SIGKILL in the middle of a run: the finished run is untouched, the lost one is done, no half file is left."""
+        done = sweep([tiny()], tmp_path, progress=False).run_id[0]
+        before = files(tmp_path)
+        endless = Spec(method="semantic", **ENDLESS)
+        code = (
+            f"from scta_lite import *; sweep([Spec(**{vars(tiny())!r}), Spec(**{vars(endless)!r})], {str(tmp_path)!r})"
+        )
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+        wait_for(lambda: progress_told(tmp_path))
+        process.kill()
+        process.wait()
+        wait_for(lambda: not children(tmp_path))  # a run does not outlive its sweep
+        assert [p.name for p in tmp_path.glob("*.json")] == [f"{done}.json"]
+        runs = sweep([tiny(), tiny(seed=1)], tmp_path, progress=False)
+        assert runs.status.tolist() == ["ok", "ok"]
+        assert files(tmp_path)[f"{done}.json"] == before[f"{done}.json"]
+
+    def test_the_kernel_would_take_the_run_first(self, tmp_path):
+        threading.Thread(target=lambda: sweep([Spec(method="semantic", **ENDLESS)], tmp_path, progress=False)).start()
+        wait_for(lambda: progress_told(tmp_path))
+        child = children(tmp_path)[0]
+        assert Path(f"/proc/{child}/oom_score_adj").read_text().strip() == "1000"
+        os.kill(child, signal.SIGKILL)
+        assert wait_for(lambda: list(tmp_path.glob("*.json")))
+
+    def test_out_of_memory_is_a_result(self, tmp_path):
+        """An address space of 6 GB cannot hold CE at V = 1M."""
+        words = "--vocab 1M --method ce --corpus zipf --steps 2 --force --device cpu".split()
+        command = f"ulimit -v 6000000; exec {sys.executable} -m scta_lite.sweep {' '.join(words)} --out {tmp_path}"
+        shown = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        run = load_runs(tmp_path).iloc[0]
+        assert run.status == "out_of_memory"
+        assert "memory" in run.reason
+        assert f"{run.run_id}: out_of_memory: " in shown
+
+
+def test_a_run_that_cannot_fit_is_skipped_with_both_numbers(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost_module.machine, "free_memory", lambda on: 10_000_000)
+    runs = sweep([tiny()], tmp_path, progress=False)
+    assert runs.status[0] == "skipped"
+    assert runs.reason[0] == "needs about 0.4 GB of memory, 0.0 GB are free"
+    assert runs.free_memory_bytes[0] == 10_000_000
+    assert runs.needed_memory_bytes[0] > 4e8
+    assert sweep([tiny()], tmp_path, progress=False, resume=False, force=True).status[0] == "ok"
+
+
+def test_a_failing_run_is_recorded(tiny, tmp_path):
+    """The device is checked by the sweep only for its own executor: another may have one that this machine lacks."""
+    with ProcessPoolExecutor(1) as pool:
+        runs = sweep([tiny(seq_len=200_000, examples=4, corpus=str(CHAT))], tmp_path, executor=pool, progress=False)
+    assert runs.status[0] == "failed"
+    assert runs.reason[0].startswith("ValueError: seq_len=200000: expected")
+
+
+def test_any_executor_will_do(tiny, tmp_path):
+    with ProcessPoolExecutor(2) as pool:
+        runs = sweep([tiny(seed=seed) for seed in range(3)], tmp_path, executor=pool, progress=False)
+    assert runs.status.tolist() == ["ok"] * 3
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"corpus": "no/such.json"}, "corpus='no/such.json': no such file"),
+    ({"device": "cuda:99"}, "device='cuda:99'"),
+    ({"corpus": str(CHAT), "vocab": 10_000_000}, "vocab=10000000: expected at most .*zipf"),
+])  # fmt: skip
+def test_nothing_runs_before_everything_is_checked(tiny, tmp_path, changes, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        sweep([tiny(), tiny(**changes)], tmp_path, progress=False)
+    assert not files(tmp_path)
+
+
+def test_folders(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"out folder .*file/below.*: cannot be written"):
+        sweep([tiny()], tmp_path / "file" / "below")
+    with pytest.raises(FileNotFoundError, match="no runs"):
+        load_runs(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json: not a run's file"):
+        load_runs(tmp_path)
+
+
+def test_ratios_are_taken_round_by_round(tiny, tmp_path):
+    sweep([tiny(m, seed=seed) for seed in range(2) for m in ("ce", "semantic")], tmp_path, progress=False)
+    runs = load_runs(tmp_path)
+    runs["step_ms"] = runs.seed.map({0: 10.0, 1: 40.0}) * runs.method.map({"ce": 3.0, "semantic": 1.0})
+    table = ratios(runs).set_index("method")
+    assert table.ratio.to_dict() == {"ce": 3.0, "semantic": 1.0}  # the machine's mood cancels
+    assert table.step_ms["ce"] == 75
+    assert (table.step_ms_q1["ce"], table.step_ms_q3["ce"]) == (52.5, 97.5)
+    assert table.rounds.tolist() == [2, 2]
+
+
+def test_command_line(tmp_path):
+    words = "--vocab 300 2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --rounds 2".split()
+    command = [sys.executable, "-m", "scta_lite.sweep", *words, "--out", str(tmp_path)]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "4 runs in" in shown
+    assert load_runs(tmp_path)[["vocab", "seed"]].values.tolist() == [[300, 0], [300, 1], [2000, 0], [2000, 1]]
+    failed = subprocess.run([*command, "--vocab", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr.endswith("vocab=1: expected an integer from 2 up\n")
+
+
+def test_a_sweep_needs_no_jupyter():
+    code = (
+        "import sys, scta_lite.sweep; print([m for m in sys.modules if m.split('.')[0] in ('IPython', 'jupyter_core')])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
+
+
+def test_grid_for_a_sweep():
+    assert [(s.vocab, s.method) for s in grid(vocab=[9, 7], method=["ce", "semantic"], negatives=2)] == [
+        (9, "ce"), (9, "semantic"), (7, "ce"), (7, "semantic")
+    ]  # fmt: skip

@@ -1,0 +1,147 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CHAT
+
+from scta_lite import load, machine, train
+from scta_lite.paper import ROOT
+
+
+@pytest.mark.parametrize("method", ["ce", "semantic"])
+def test_a_seed_fixes_a_run(tiny, method):
+    losses = [train(tiny(method, seed=seed)).loss_curve["loss"] for seed in (1, 1, 2)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("method", ["ce", "semantic"])
+def test_training_learns(tiny, method):
+    result = train(tiny(method, epochs=40, lr=1e-2))
+    epochs = result.epoch_losses
+    assert len(epochs) == 40
+    assert epochs[-1]["last"] < 0.9 * epochs[0]["first"]
+    assert result.final_loss == epochs[-1]["last"]
+
+
+def test_a_whole_training_is_counted_not_extrapolated(tiny):
+    spec = tiny(evaluate=True)
+    result = train(spec)
+    assert (spec.steps_total, result.steps_run, result.steps_measured) == (12, 12, 11)
+    assert result.extrapolated is False
+    assert result.tokens_per_s * result.seconds == pytest.approx(4 * 7 * 12)
+    assert result.examples_per_s * result.seconds == pytest.approx(4 * 12)
+    phases = result.data_ms + result.forward_ms + result.backward_ms + result.optimizer_ms
+    assert 0.3 * result.step_ms < phases < 3 * result.step_ms
+    assert result.step_ms_q1 <= result.step_ms <= result.step_ms_q3
+    assert result.peak_memory_of == "process RSS"
+    assert result.peak_memory_bytes > 5e7
+    assert result.energy_joules is None  # nothing measures it on a CPU
+    assert set(result.full_vocab) == {"nll", "perplexity", "mrr", "hit@1", "hit@5", "hit@10", "positions"}
+    assert [(e["epoch"], e["steps"], e["averaged"]) for e in result.epoch_losses] == [(1, 6, 3), (2, 6, 3)]
+
+
+def test_fewer_steps_are_extrapolated_and_have_no_quality(tiny):
+    result = train(tiny(steps=5, evaluate=True))
+    assert result.extrapolated is True
+    assert result.seconds == pytest.approx(result.step_ms * 12 / 1e3)
+    assert result.full_vocab is None  # less than an epoch
+
+
+def test_a_budget_stops_a_run_after_one_and_three_steps(tiny):
+    assert train(tiny(budget_s=1e-9)).steps_run == 4
+    assert train(tiny(budget_s=1e9)).steps_run == 12
+
+
+def test_too_few_examples_are_cycled_and_counted(tiny):
+    spec = tiny(corpus=str(CHAT), vocab=400, examples=2000, batch=500, seq_len=16)
+    result = train(spec)
+    assert result.examples_available < 2000
+    assert result.steps_run == 8
+    assert result.corpus == "chat.json"
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_precision_is_applied_and_put_back(tiny, precision):
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    changed = train(tiny("ce", precision=precision, threads=1))
+    assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == before
+    assert changed.host["threads"] == 1
+    plain = train(tiny("ce", threads=1))
+    assert changed.final_loss == pytest.approx(plain.final_loss, rel=1e-2)
+    if precision == "bfloat16":
+        assert changed.final_loss != plain.final_loss
+
+
+def test_progress_is_told(tiny):
+    told = []
+    train(tiny(), progress=lambda *state: told.append(state))
+    assert told[0] == (1, 12, None)
+    assert told[-1][:2] == (12, 12)
+    assert 0 < told[-1][2] < 20
+
+
+@pytest.mark.parametrize("method", ["ce", "semantic"])
+def test_saved_runs_load_with_their_model(tiny, tmp_path, method):
+    result = train(tiny(method))
+    result.save(tmp_path)
+    again = load(tmp_path)
+    assert again.to_dict() == json.loads(json.dumps(result.to_dict())) | {"betas": (0.9, 0.999)}
+    for name, weights in result.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weights)
+    other = train(tiny(method, seed=9))
+    other.model = None
+    other.save(tmp_path)
+    assert load(tmp_path, other.run_id).model is None
+    with pytest.raises(FileNotFoundError, match=f"run_id=None: expected one of .*{other.run_id}"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run_id='x': expected one of"):
+        load(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("device", "message"), [
+    ("cuda:99", "GPUs are here"),
+    ("tpu", 'expected "auto", "cpu", "cuda"'),
+    ("cuda:x", 'expected "auto", "cpu", "cuda"'),
+])  # fmt: skip
+def test_devices_that_are_not_here(tiny, device, message):
+    with pytest.raises(ValueError, match=f"^device='{device}': .*{message}"):
+        train(tiny(device=device))
+
+
+def test_sequences_longer_than_the_text(tiny):
+    with pytest.raises(ValueError, match="seq_len=10000000: expected at most"):
+        train(tiny(corpus=str(CHAT), seq_len=10_000_000))
+
+
+def test_command_line(tmp_path):
+    words = "--method semantic --vocab 2k --corpus zipf --steps 4 --hidden 8 --device cpu --examples 64".split()
+    command = [sys.executable, "-m", "scta_lite.train", *words, "--out", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    run = load(tmp_path)
+    assert (run.status, run.steps_run, run.spec.vocab) == ("ok", 4, 2000)
+    failed = subprocess.run([*command, "--temperature", "0"], cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr.strip().endswith("temperature=0: expected a finite number above 0")
+
+
+def test_energy_is_read_where_there_is_a_counter(monkeypatch):
+    """The counter of nvidia-ml-py, in millijoules, for the GPU that torch means."""
+
+    class Nvml:
+        NVMLError = RuntimeError
+        nvmlInit = staticmethod(lambda: None)
+        nvmlDeviceGetHandleByUUID = staticmethod(lambda uuid: {"GPU-1234": 7}[uuid])
+        nvmlDeviceGetTotalEnergyConsumption = staticmethod(lambda handle: {7: 5500}[handle])
+
+    class Properties:
+        uuid = "1234"
+
+    monkeypatch.setattr(machine, "pynvml", Nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on: Properties)
+    assert machine.energy_joules(torch.device("cuda")) == 5.5
+    assert machine.energy_joules(torch.device("cpu")) is None
+    monkeypatch.setattr(machine, "pynvml", None)  # as if it were not installed
+    assert machine.energy_joules(torch.device("cuda")) is None

@@ -1,0 +1,38 @@
+"""Executes the notebooks and keeps them clean: `make notebooks`. Not part of the package.
+
+Each is run as a reader runs it, from notebooks/, except that a `save` parameter is True. What only this execution knows
+(times of cells, papermill's cell, widget state, the steps of progress bars) is removed; outputs stay.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def build(path: Path) -> None:
+    """Executes one notebook and replaces it by the result; a failing cell raises and leaves it as it was."""
+    save = {"save": True} if "save" in papermill.inspect_notebook(path) else {}
+    notebook = papermill.execute_notebook(path, None, parameters=save, cwd=path.parent)
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
+    count = 0
+    for cell in notebook.cells:
+        cell.metadata = {key: cell.metadata[key] for key in ("tags", "nbmake") if cell.metadata.get(key)}
+        if cell.cell_type == "code":
+            count += 1
+            cell.execution_count = count
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = count
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or sorted(p.name for p in NOTEBOOKS.glob("[0-9]*.ipynb")):
+        build(NOTEBOOKS / Path(name).name)
