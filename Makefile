@@ -21,7 +21,7 @@ demo: install  ## run the sweep notebook on real text; print its table, say wher
 	$(BIN)/papermill --log-level ERROR notebooks/03_sweep.ipynb $(DEMO)/03_sweep.ipynb -p out $(DEMO)
 	@cat $(DEMO)/table.txt
 	@echo "The notebook with everything: $(DEMO)/03_sweep.ipynb"
-	@echo "Figures: $(DEMO)/throughput_vs_vocab.png $(DEMO)/time_vs_vocab.png (and .pdf)"
+	@echo "Its figures, as PNG and PDF:" && ls $(DEMO)/*.png
 
 lab: install  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -190,6 +190,12 @@ def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     call in a kernel raises ValueError for any other plain value (later calls do not: a reader may have made some).
     """
     declared = namespace["__annotations__"]
+    for (
+        name,
+        annotation,
+    ) in declared.items():  # papermill hands `-p resume false` on as a string, which would count as true
+        if annotation is bool and not isinstance(namespace[name], bool):
+            raise ValueError(f"{name}={namespace[name]!r}: expected True or False")
     plain = (bool, int, float, str, list, tuple, dict, type(None))
     strange = {n for n, v in namespace.items() if type(v) in plain and not n.startswith("_")} - {*declared, "In", "Out"}
     if strange and not namespace.get("_parameters_read"):
