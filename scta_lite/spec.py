@@ -1,4 +1,4 @@
-"""What one run is, and what it found: `Spec`, validated where it is made, and `Result`, one JSON file.
+"""What one run is: `Spec`, validated where it is made, and the ways to give one (a grid, a command line, a notebook).
 
 A setting that the paper gives has the paper's value as its default. What the paper leaves open (how negatives are
 drawn, collisions, initialisation, weight decay, precision) is a field too, with the plain reading as its default.
@@ -8,11 +8,10 @@ import difflib
 import hashlib
 import json
 import math
-import os
 import re
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -231,88 +230,3 @@ def _argument(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return _suffixed(text)
-
-
-@dataclass(kw_only=True)
-class Result:
-    """What one run found. Times are medians over the steps after the warm-up; what was not measured is None."""
-
-    spec: Spec
-    status: str  # "ok", "out_of_memory", "killed", "failed" or "skipped"
-    reason: str | None = None  # why it is not "ok"
-    fingerprint: str  # of the corpus
-    corpus: str  # its name
-    examples_available: int | None = None  # different examples; an epoch cycles through them if it needs more
-    steps_run: int = 0
-    steps_measured: int = 0  # steps_run less the warm-up
-    step_ms: float | None = None
-    step_ms_q1: float | None = None
-    step_ms_q3: float | None = None
-    data_ms: float | None = None
-    forward_ms: float | None = None
-    backward_ms: float | None = None
-    optimizer_ms: float | None = None
-    seconds: float | None = None  # of the whole training
-    extrapolated: bool | None = None  # True: fewer steps than a training were run, `seconds` is step_ms × steps_total
-    tokens_per_s: float | None = None  # predicted positions over `seconds`
-    examples_per_s: float | None = None
-    peak_memory_bytes: int | None = None
-    peak_memory_of: str | None = None  # "CUDA allocator" or "process RSS"
-    needed_memory_bytes: int | None = None  # predicted by cost.memory_bytes
-    free_memory_bytes: int | None = None  # before the run
-    energy_joules: float | None = None  # that the GPU took for the steps run
-    epoch_losses: list[dict] = field(default_factory=list)  # epoch, first, last (nats), and the steps averaged for each
-    final_loss: float | None = None  # the last epoch's `last`
-    loss_curve: dict | None = None  # step, loss: means of at most 100 equal blocks, nats
-    full_vocab: dict | None = None  # evaluate.metrics
-    machine: str | None = None
-    host: dict = field(default_factory=dict)  # threads, memory, versions, git commit
-    date: str | None = None  # UTC
-    model: Any = field(default=None, repr=False, compare=False)
-
-    @property
-    def run_id(self) -> str:
-        return self.spec.run_id(self.fingerprint)
-
-    def to_dict(self) -> dict:
-        """The run as its JSON file holds it: every field of the Spec, then what was found."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("spec", "model")}
-        return {"run_id": self.run_id, **asdict(self.spec), **found}
-
-    @staticmethod
-    def from_dict(run: dict) -> "Result":
-        """The inverse of `to_dict`; fields that this version does not know are dropped."""
-        spec = Spec(**{f.name: run[f.name] for f in fields(Spec) if f.name in run})
-        known = {f.name for f in fields(Result)} - {"spec", "model"}
-        return Result(spec=spec, **{name: value for name, value in run.items() if name in known})
-
-    def save(self, folder: str | Path) -> Path:
-        """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model; whole or not at all."""
-        path = Path(folder) / f"{self.run_id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if self.model is not None:
-            from safetensors.torch import save  # only here: a sweep needs no safetensors
-
-            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-            replace_file(path.with_suffix(".safetensors"), save(weights))
-        replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
-        return path
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for every NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes the file so that a reader, or a crash, never meets half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -7,18 +7,15 @@ the vocabulary is built, and a paragraph that stood in an earlier document is re
 """
 
 import ast
-import gzip
 import hashlib
-import html
 import importlib.util
 import io
 import json
 import os
-import re
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 from scta_lite import vocabulary
-from scta_lite.spec import replace_file
+from scta_lite.chat import sharegpt
+from scta_lite.result import replace_file
 from scta_lite.vocabulary import Vocabulary
 
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
@@ -36,8 +34,6 @@ MAX_CHARACTERS = 64_000_000  # of a corpus that are used: several times what 20,
 _FORMAT = "1"  # of the cache: another number, and every corpus is built anew
 # Folders of the standard library and the packages that are not read: tests, tables of code pages, other packages.
 _SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
-_TAGS = re.compile(r"</?(?:div|p|span|pre|code|br|ul|ol|li|b|i|em|strong|a|h[1-6]|table|t[rdh]|tbody|thead)\b[^<>]*>")
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -99,102 +95,25 @@ def load(corpus: str = "installed", *, progress: bool = True) -> Corpus:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scta_lite"
     folder = home / hashlib.sha256(repr((_FORMAT, _origin(path))).encode()).hexdigest()[:12]
     if not (folder / "about.json").is_file():
-        documents, left_out = _installed(progress) if path is None else _chat(path)
-        _build(folder, documents, left_out, corpus, progress)
+        left_out: Counter = Counter()
+        documents = _installed(left_out, progress) if path is None else sharegpt(path, left_out)
+        _build(folder, list(documents), left_out, corpus, progress)
     about = json.loads((folder / "about.json").read_text())
     return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
 
 
-def sharegpt(path: str | Path, left_out: Counter | None = None) -> Iterator[str]:
-    """Documents of a chat file: JSON, JSON lines, either one gzipped; a document is "role: message", blank line, ….
-
-    Reads `conversations` with `from`/`value` and `messages` with `role`/`content`; removes HTML tags. `left_out`
-    counts the records and messages that it skipped, by reason. ValueError if the file holds no usable record.
-    """
-    left_out = Counter() if left_out is None else left_out
-    found = 0
-    for record in _records(Path(path), left_out):
-        turns = (record.get("conversations") or record.get("messages")) if isinstance(record, dict) else None
-        if not isinstance(turns, list):
-            left_out["record without a conversation"] += 1
-            continue
-        messages = [m for m in (_message(turn, left_out) for turn in turns) if m]
-        if messages:
-            found += 1
-            yield "\n\n".join(messages)
-        else:
-            left_out["record without a message"] += 1
-    if not found:
-        raise ValueError(
-            f"corpus={str(path)!r}: no usable record ({_reasons(left_out)}); expected a JSON list or JSON lines of "
-            '{"conversations": [{"from": "human", "value": "…"}, …]}'
-        )
-
-
-def _records(path: Path, left_out: Counter) -> Iterable:
-    raw = path.read_bytes()
-    try:
-        raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
-        raise ValueError(f"corpus={str(path)!r}: a broken gzip file ({error})") from None
-    text = raw.decode("utf-8-sig", errors="replace").strip()
-    if not text:
-        raise ValueError(f"corpus={str(path)!r}: the file is empty; expected JSON or JSON lines")
-    try:
-        whole = json.loads(text)
-        return whole if isinstance(whole, list) else [whole]
-    except json.JSONDecodeError as error:
-        lines = list(filter(None, map(str.strip, text.split("\n"))))
-        records = [record for record in map(_json_object, lines) if record is not None]
-        if not records:
-            raise ValueError(f"corpus={str(path)!r}: neither JSON ({error}) nor JSON lines") from None
-        left_out["line that is not a JSON object"] += len(lines) - len(records)
-        return records
-
-
-def _json_object(line: str) -> dict | None:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _message(turn: object, left_out: Counter) -> str | None:
-    """One turn as "role: text", or None, counted."""
-    if not isinstance(turn, dict):
-        left_out["message that is no object"] += 1
-        return None
-    role, value = turn.get("from") or turn.get("role"), turn.get("value", turn.get("content"))
-    if not isinstance(value, str):
-        left_out["message without text" if value is None else "message whose text is no string"] += 1
-        return None
-    value = html.unescape(_TAGS.sub("", value)).strip()
-    if not value:
-        left_out["empty message"] += 1
-        return None
-    return f"{_ROLES.get(role, role)}: {value}"
-
-
-def _chat(path: Path) -> tuple[list[str], Counter]:
-    left_out: Counter = Counter()
-    return list(sharegpt(path, left_out)), left_out
-
-
-def _installed(progress: bool) -> tuple[list[str], Counter]:
+def _installed(left_out: Counter, progress: bool) -> Iterator[str]:
     """The standard library's sources, and the docstrings of each file of the packages; tests are left out."""
     library = Path(sysconfig.get_path("stdlib"))
     packages = [Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES]
     files = [(path, root) for root in (library, *packages) for path in sorted(root.rglob("*.py"))]
     files = [(path, root) for path, root in files if not _SKIPPED & set(path.relative_to(root).parts)]
-    documents, left_out = [], Counter()
     for path, root in tqdm(files, "reading the installed text", unit=" files", disable=not progress):
         try:
             source = path.read_text(encoding="utf-8")
-            documents.append(source if root == library else _docstrings(source))
+            yield source if root == library else _docstrings(source)
         except (SyntaxError, ValueError):
             left_out["file that is not UTF-8 Python"] += 1
-    return documents, left_out
 
 
 def _docstrings(source: str) -> str:
@@ -256,10 +175,6 @@ def _without_repeats(text: str, seen: set[bytes], left_out: Counter) -> str:
             seen.add(key)
         kept.append(paragraph)
     return "\n\n".join(kept)
-
-
-def _reasons(left_out: Counter) -> str:
-    return ", ".join(f"{count} × {reason}" for reason, count in left_out.items()) or "no records"
 
 
 def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from scta_lite import cost, evaluate, machine, text
 from scta_lite.model import LanguageModel
-from scta_lite.spec import Result, Spec, add_arguments
+from scta_lite.result import Result
+from scta_lite.spec import Spec, add_arguments
 from scta_lite.timing import StepTimer
 
 Progress = Callable[[int, int, float | None], None]

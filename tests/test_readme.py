@@ -67,7 +67,7 @@ def test_help_explains_every_setting(module):
 
 
 def test_data_dictionary_knows_every_field():
-    from scta_lite.spec import Result
+    from scta_lite.result import Result
 
     dictionary = (ROOT / "data" / "README.md").read_text()
     for name in Result.__dataclass_fields__:
