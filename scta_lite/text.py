@@ -143,9 +143,9 @@ def _build(folder: Path, documents: list[str], left_out: Counter, corpus: str, p
     if len(ordered) < 2:
         raise ValueError(f"corpus={corpus!r}: {len(ordered)} document(s); expected at least 2, to hold one out")
     cut = max(1, round(HELD_OUT * len(ordered)))
-    bar = tqdm(ordered, "splitting it into words", unit=" documents", disable=not progress)
-    parts = [document + "\n\n" for document in bar]
-    entries, (train, heldout) = vocabulary.learn(parts[cut:], parts[:cut])
+    parts = [document + "\n\n" for document in ordered]
+    shown = tqdm(parts[cut:], "splitting it into words", unit=" documents", disable=not progress)
+    entries, (train, heldout) = vocabulary.learn(shown, parts[:cut])
     about = {
         "fingerprint": hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:12],
         "documents": len(ordered), "held_out_documents": cut, "characters": characters,
