@@ -3,7 +3,10 @@
 The runs are those of `published_runs()` or `load_runs(folder)`, or both: each machine gets a panel of its own.
 """
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -63,6 +66,27 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
         "viable": runs.status.map(lambda status: "yes" if status == "ok" else status.replace("_", " ")),
         "final loss": text("final_loss", ".4f"),
     }).reset_index(drop=True)  # fmt: skip
+
+
+def interactive(draw: Callable[..., Figure], **controls: Any) -> Any:
+    """A widget: the controls, and under them the picture of `draw(**values)`, drawn anew when one of them changes.
+
+    The picture is an image, not an Output widget: with those, nbclient sometimes waits for ever (its issue 312).
+    """
+    import ipywidgets  # only here: a sweep on a cluster needs no Jupyter
+
+    picture = ipywidgets.Image(format="png")
+
+    def redraw(_: Any = None) -> None:
+        buffer = io.BytesIO()
+        draw(**{name: control.value for name, control in controls.items()}).savefig(buffer, format="png", dpi=100)
+        picture.value = buffer.getvalue()
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    redraw()
+    layout = ipywidgets.Layout(flex_flow="row wrap")
+    return ipywidgets.VBox([ipywidgets.HBox(list(controls.values()), layout=layout), picture])
 
 
 def save(figure: Figure, path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ The paper is "OktoSemantic Training" (SCTA), A. P. de Oliveira, Zenodo 10.5281/z
 from `data/paper/`, whose columns `data/README.md` explains.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository's folder: data and notebooks are found from here, wherever Python was started."""
+
+
+VERDICTS = ("supported", "partly", "not comparable", "contradicted", "open")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,39 @@ def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
     baseline = ce.groupby(["machine", "vocab"]).seconds.median()
     keys = pd.MultiIndex.from_frame(runs[["machine", "vocab"]])
     return runs.assign(speedup=baseline.reindex(keys).to_numpy() / runs.seconds)
+
+
+def claims() -> pd.DataFrame:
+    """The paper's claims C1 to C13 and its open questions F1 to F6, each with what our notebooks found.
+
+    `value` (measured), `verdict` and `why` come from `data/results/`, from the last notebook there that settles the
+    claim, which `settled_in` names; a claim that none settles yet is "open", with `notebook` the one that will.
+    """
+    table = pd.read_csv(ROOT / "data" / "paper" / "claims.csv").set_index("id")
+    found = {}
+    for path in sorted((ROOT / "data" / "results").glob("*.json")):
+        for claim, finding in json.loads(path.read_text())["claims"].items():
+            found[claim] = {**finding, "settled_in": path.stem}
+    findings = pd.DataFrame.from_dict(found, orient="index", columns=["verdict", "value", "why", "settled_in"])
+    return table.join(findings).fillna({"verdict": "open"}).reset_index()
+
+
+def settle(notebook: str, findings: dict[str, tuple[str, str, str]], *, save: bool) -> pd.DataFrame:
+    """A notebook's verdicts as a table: `findings` maps a claim's id to (verdict, measured value, one sentence why).
+
+    With `save` they are written to `data/results/<notebook>.json`, where `claims` finds them. ValueError for a verdict
+    that is not one of VERDICTS, or a claim that the paper does not make.
+    """
+    known = set(pd.read_csv(ROOT / "data" / "paper" / "claims.csv").id)
+    for claim, (verdict, *_) in findings.items():
+        if verdict not in VERDICTS or claim not in known:
+            raise ValueError(f"{claim}={verdict!r}: expected one of C1 … F6 and a verdict of {', '.join(VERDICTS)}")
+    found = {claim: dict(zip(("verdict", "value", "why"), finding, strict=True)) for claim, finding in findings.items()}
+    if save:
+        path = ROOT / "data" / "results" / f"{notebook}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"claims": found}, indent=1, ensure_ascii=False) + "\n")
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
 def _read(name: str, columns: set[str]) -> pd.DataFrame:

@@ -186,7 +186,8 @@ def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook: the names that its parameters cell annotates, with the values they have now.
 
     `namespace` is the notebook's `globals()`. papermill only warns of a parameter that no cell declares: here the first
-    call in a kernel raises ValueError for any other plain value (later calls do not: a reader may have made some).
+    call in a kernel raises ValueError for any other plain value in small letters. Later calls do not: a reader may have
+    made some.
     """
     declared = namespace["__annotations__"]
     for (
@@ -196,7 +197,10 @@ def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
         if annotation is bool and not isinstance(namespace[name], bool):
             raise ValueError(f"{name}={namespace[name]!r}: expected True or False")
     plain = (bool, int, float, str, list, tuple, dict, type(None))
-    strange = {n for n, v in namespace.items() if type(v) in plain and not n.startswith("_")} - {*declared, "In", "Out"}
+    plain_names = {
+        name for name, value in namespace.items() if type(value) in plain and name.islower() and name[0] != "_"
+    }
+    strange = plain_names - set(declared)
     if strange and not namespace.get("_parameters_read"):
         name = min(strange)
         close = difflib.get_close_matches(name, declared, n=1) or [", ".join(declared)]

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import ipywidgets
 import pytest
+import torch
+from matplotlib.figure import Figure
 
+from scta_lite import figures, published_runs
 from scta_lite.paper import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -70,6 +74,53 @@ def test_mocks_are_parameters(notebook):
     declared = re.findall(r"^(\w+)\s*:", "".join(cell["source"]), re.M)
     assert set(cell["metadata"]["nbmake"]["mock"]) <= set(declared)
     assert all("#" in line for line in "".join(cell["source"]).splitlines())  # each parameter has its help
+
+
+def extremes(control):
+    """The least value of a control, its default, and its greatest, or first and last option."""
+    if hasattr(control, "options"):
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+        return values[0], control.value, values[-1]
+    low, high = (control.base**edge if hasattr(control, "base") else edge for edge in (control.min, control.max))
+    return low, control.value, high
+
+
+def test_every_control_draws_at_its_ends(notebook, monkeypatch):
+    """Runs the notebook in this process with its mock, and calls each widget's function as a reader's mouse would."""
+    if "figures.interactive(" not in json.dumps(notebook):
+        pytest.skip("the notebook has no controls")
+    recorded, namespace = [], {"__name__": "__main__"}
+    monkeypatch.setattr(figures, "interactive", lambda draw, **controls: recorded.append((draw, controls)))
+    monkeypatch.chdir(ROOT / "notebooks")
+    before = torch.get_default_dtype()
+    try:
+        for cell in code(notebook):
+            exec("".join(cell["source"]), namespace)
+            if cell is parameters_cell(notebook):
+                namespace.update(cell["metadata"]["nbmake"]["mock"])
+        for draw, controls in recorded:
+            ends = {name: extremes(control) for name, control in controls.items()}
+            default = {name: values[1] for name, values in ends.items()}
+            for name, values in ends.items():
+                for value in values:
+                    assert isinstance(draw(**{**default, name: value}), Figure)
+            for i in (0, 2):
+                assert isinstance(draw(**{name: values[i] for name, values in ends.items()}), Figure)
+    finally:
+        torch.set_default_dtype(before)
+    assert recorded
+
+
+def test_a_control_redraws():
+    widget = figures.interactive(
+        lambda x: figures.training_time(published_runs().assign(seconds=lambda t: t.seconds * x)),
+        x=ipywidgets.FloatSlider(value=1, min=1, max=9),
+    )
+    controls, picture = widget.children
+    drawn = picture.value
+    controls.children[0].value = 5
+    assert drawn[:4] == picture.value[:4] == b"\x89PNG"
+    assert picture.value != drawn
 
 
 def papermill(tmp_path, *words, cwd=ROOT):

@@ -11,6 +11,7 @@ import nbformat
 import papermill
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # needs a kernel; its static figure stands above it
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
@@ -25,6 +26,7 @@ def build(path: Path) -> None:
     for cell in notebook.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("tags", "nbmake") if cell.metadata.get(key)}
         if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
             count += 1
             cell.execution_count = count
             for output in cell.outputs:
