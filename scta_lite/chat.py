@@ -8,15 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_TAGS = re.compile(r"</?(?:div|p|span|pre|code|br|ul|ol|li|b|i|em|strong|a|h[1-6]|table|t[rdh]|tbody|thead)\b[^<>]*>")
+# Some messages are HTML as a whole; in others < and > are code, and stay.
+_HTML = re.compile(r"<(div|p|ul|ol|pre|table|h[1-6]|span)\b[^<>]*>")
+_BLOCKS = re.compile(r"</?(?:div|p|pre|br|hr|ul|ol|li|h[1-6]|table|tbody|thead|tr|blockquote)\b[^<>]*>")
+_TAGS = re.compile(r"</?[a-z][a-z0-9]*\b[^<>]*>")
+_KEYS = ("from", "role"), ("value", "content")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant"}
 
 
 def sharegpt(path: str | Path, left_out: Counter | None = None) -> Iterator[str]:
     """Documents of a chat file: JSON, JSON lines, either one gzipped; a document is "role: message", blank line, ….
 
-    Reads `conversations` with `from`/`value` and `messages` with `role`/`content`; removes HTML tags. `left_out`
-    counts the records and messages that it skipped, by reason. ValueError if the file holds no usable record.
+    Reads `conversations` with `from`/`value` and `messages` with `role`/`content`, where a content may be a list of
+    parts; a message that begins with an HTML tag is turned into text. `left_out` counts the records and messages that
+    it skipped, by reason. ValueError if the file holds no usable record.
     """
     left_out = Counter() if left_out is None else left_out
     found = 0
@@ -72,15 +77,20 @@ def _message(turn: object, left_out: Counter) -> str | None:
     if not isinstance(turn, dict):
         left_out["message that is no object"] += 1
         return None
-    role, value = turn.get("from") or turn.get("role"), turn.get("value", turn.get("content"))
+    role, value = (next((turn[k] for k in keys if turn.get(k) is not None), None) for keys in _KEYS)
+    if isinstance(value, list):  # of parts, some of which may be images
+        value = "\n".join(
+            part["text"] for part in value if isinstance(part, dict) and isinstance(part.get("text"), str)
+        )
     if not isinstance(value, str):
         left_out["message without text" if value is None else "message whose text is no string"] += 1
         return None
-    value = html.unescape(_TAGS.sub("", value)).strip()
-    if not value:
+    if _HTML.match(value.lstrip()):
+        value = re.sub(r"\n{3,}", "\n\n", html.unescape(_TAGS.sub("", _BLOCKS.sub("\n", value))))
+    if not value.strip():
         left_out["empty message"] += 1
         return None
-    return f"{_ROLES.get(role, role)}: {value}"
+    return f"{_ROLES.get(role, role)}: {value.strip()}" if isinstance(role, str) else value.strip()
 
 
 def _reasons(left_out: Counter) -> str:

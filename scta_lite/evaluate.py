@@ -29,7 +29,7 @@ def metrics(model: nn.Module, ids: Tensor) -> dict:
             scores = model.head.scores(h).float()  # (chunk, V)
             wanted = scores.gather(1, y[:, None])  # (chunk, 1)
             nll.append(scores.logsumexp(1) - wanted[:, 0])
-            ranks.append((scores >= wanted).sum(1))
+            ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
     nll, rank = torch.cat(nll).double().mean().item(), torch.cat(ranks).double()
     hits = {f"hit@{k}": (rank <= k).double().mean().item() for k in HITS}
     perplexity = math.exp(nll) if nll < 700 else math.inf

@@ -53,12 +53,15 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
     star = runs.get("extrapolated", pd.Series(False, runs.index)).eq(True).map({True: " *", False: ""})
 
     def text(column: str, form: str) -> pd.Series:
-        return runs[column].map(lambda value: "–" if pd.isna(value) else format(value, form))
+        return runs.get(column, pd.Series(None, runs.index)).map(
+            lambda value: "–" if pd.isna(value) else format(value, form)
+        )
 
     return pd.DataFrame({
         "V": runs.vocab.map(short),
         "machine": runs.machine,
         "method": runs.method.map(lambda method: METHODS[method][0]),
+        "steps": text("steps_measured", ",.0f"),
         "time (s)": text("seconds", ",.1f") + star,
         "tokens/s": text("tokens_per_s", ",.0f"),
         "examples/s": text("examples_per_s", ",.1f"),

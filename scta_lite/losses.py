@@ -2,7 +2,7 @@
 
 `cross_entropy` is the full softmax over V. `contrastive_loss` is the paper's loss on scores; `semantic_loss` makes the
 scores from vectors: cosine over τ. Neither touches a table: the caller gathers the K+1 rows that a position needs, so
-nothing in the semantic loss is of size V. Left out: NCE and negative sampling, which notebook 01 sets beside these.
+nothing in the semantic loss is of size V. Left out: NCE and negative sampling; notebook 01 sets them beside these.
 """
 
 import math
@@ -72,7 +72,8 @@ def semantic_loss(
 
     s_t = cos(q_t, p_t)/τ and s_tj = cos(q_t, n_tj)/τ, for query q: (N, D), positive p: (N, D), and negatives n:
     (N, K, D), K of its own for each position, or (S, D), shared by all. Vectors are normalised here, after they were
-    gathered; a zero vector has cosine 0 with every other. `log_q` and `hits` as in `contrastive_loss`.
+    gathered; a zero vector has cosine 0 with every other (in float32 and float64). `log_q` and `hits` as in
+    `contrastive_loss`.
 
     >>> q = torch.tensor([[2.0, 0.0]])
     >>> semantic_loss(q, positive=q, negatives=torch.tensor([[-1.0, 0.0], [0.0, 5.0]]), temperature=1.0).item()

@@ -20,6 +20,8 @@ try:
 except ImportError:  # the extra "gpu" brings it
     pynvml = None
 
+_VERSION_2 = ("max", "current", "inactive_file")  # of a control group's memory: limit, use, and cache in it
+
 
 def device(name: str) -> torch.device:
     """The device of that name; "auto" is the GPU if there is one. ValueError for a device that is not here."""
@@ -43,7 +45,8 @@ def name(on: torch.device) -> str:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{model}, {os.cpu_count()} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # what a job may use
+    return f"{model}, {cores} cores"
 
 
 def slug(on: torch.device) -> str:
@@ -58,6 +61,7 @@ def host(on: torch.device) -> dict:
         "threads": torch.get_num_threads(),
         "total_memory_bytes": torch.cuda.mem_get_info(on)[1] if on.type == "cuda" else _installed_memory(),
         "system": f"{platform.system()} {platform.machine()}",
+        "heap": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},
         "cuda": torch.version.cuda if on.type == "cuda" else None,
@@ -102,22 +106,27 @@ def energy_joules(on: torch.device) -> float | None:
 
 
 def _group_free() -> list[int]:
-    """Limit less use of each control group above this process that has a limit; versions 2 and 1."""
+    """Limit less use of each control group of this process; file cache, which gives way, is not use."""
     found = []
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers not in ("", "memory"):
+            if controllers not in ("", "memory"):  # version 2, version 1
                 continue
             root = Path("/sys/fs/cgroup", controllers)
-            files = (
-                ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-            )
+            names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file") if controllers else _VERSION_2
             for folder in (root / path.strip("/"), *(root / path.strip("/")).parents):
                 with suppress(OSError, ValueError):  # ValueError: "max", no limit
-                    limit, used = (int((folder / file).read_text()) for file in files)
-                    found.append(limit - used)
+                    limit, used = (int((folder / f"memory.{name}").read_text()) for name in names[:2])
+                    found.append(limit - used + _cached(folder, names[2]))
     return found
+
+
+def _cached(folder: Path, name: str) -> int:
+    with suppress(OSError):
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return int(stat.get(name, 0))
+    return 0
 
 
 def _installed_memory() -> int:

@@ -14,6 +14,19 @@ ROOT = Path(__file__).resolve().parent.parent
 """The repository's folder: data and notebooks are found from here, wherever Python was started."""
 
 
+# Runs that are equal in these do the same work, whatever their method.
+SAME_WORK = (
+    "machine",
+    "fingerprint",
+    "vocab",
+    "examples",
+    "batch",
+    "seq_len",
+    "epochs",
+    "hidden",
+    "precision",
+    "threads",
+)
 VERDICTS = ("supported", "partly", "not comparable", "contradicted", "open")
 
 
@@ -61,14 +74,23 @@ def published_epoch_losses() -> pd.DataFrame:
 
 
 def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds `speedup`: the seconds of CE, with a dense optimiser, on the same machine and vocabulary over the row's own.
+    """Adds `speedup`: the seconds of CE, with a dense optimiser, for the same work over the row's own.
 
     Null without such a run; the median where there are several.
     """
     ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense")]
-    baseline = ce.groupby(["machine", "vocab"]).seconds.median()
-    keys = pd.MultiIndex.from_frame(runs[["machine", "vocab"]])
-    return runs.assign(speedup=baseline.reindex(keys).to_numpy() / runs.seconds)
+    return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
+
+
+def same_work(runs: pd.DataFrame, reference: pd.DataFrame, column: str, *also: str) -> pd.Series:
+    """For each run, the median of `column` over the reference runs on the same machine, text and sizes, or null.
+
+    `also` names further columns that have to be equal.
+    """
+    keys = [name for name in (*SAME_WORK, *also) if name in runs]
+    work, its_work = ([str(row) for row in table[keys].itertuples(index=False)] for table in (runs, reference))
+    medians = reference[column].astype(float).groupby(its_work).median()
+    return pd.Series(work, index=runs.index).map(medians).astype(float)
 
 
 def claims() -> pd.DataFrame:

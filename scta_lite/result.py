@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class Result:
     reason: str | None = None  # why it is not "ok"
     fingerprint: str  # of the corpus
     corpus: str  # its name
-    examples_available: int | None = None  # different examples; an epoch cycles through them if it needs more
+    examples_available: int | None = None  # different examples that the text has; an epoch cycles if it needs more
     steps_run: int = 0
     steps_measured: int = 0  # steps_run less the warm-up
     step_ms: float | None = None
@@ -93,3 +94,14 @@ def replace_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def writable(folder: str | Path) -> Path:
+    """The folder, made if it was not there; OSError if no file can be written into it."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        raise OSError(f"out folder {str(folder)!r}: cannot be written ({error.strerror})") from None

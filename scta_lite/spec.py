@@ -7,7 +7,6 @@ drawn, collisions, initialisation, weight decay, precision) is a field too, with
 import difflib
 import hashlib
 import json
-import math
 import re
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
@@ -25,8 +24,8 @@ def _field(check: Callable[[Any], Any], expected: str, meaning: str, default: An
 
 
 def _number(value: Any) -> float | None:
-    """A finite real number, or None for anything else; a bool is no number."""
-    real = hasattr(value, "__float__") and not isinstance(value, bool) and math.isfinite(value)
+    """A finite real number below 2^63, or None for anything else; a bool is no number."""
+    real = hasattr(value, "__float__") and not isinstance(value, bool) and -(2**63) < value < 2**63
     return value if real else None
 
 
@@ -67,7 +66,9 @@ def _betas(value: Any) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One run, whole: equal Specs train equal models on one machine. Hashable; ValueError names a bad argument.
+    """One run, whole: on one machine equal Specs, unless a budget stops them, train equal models. Hashable.
+
+    ValueError names a bad argument.
 
     >>> Spec(method="semantic", vocab=1_000_000).steps_total
     2500
@@ -168,8 +169,8 @@ def grid(**settings: Any) -> list[Spec]:
 
 
 def _listed(name: str, value: Any) -> list:
-    values = value.strip("[]() ").split(",") if isinstance(value, str) else value
-    values = list(values) if isinstance(values, list | tuple) else [values]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    values = [part for v in values for part in (v.strip("[]() ").split(",") if isinstance(v, str) else [v])]
     if not values or values == [""]:
         raise ValueError(f"{name}={value!r}: expected at least one value")
     return [_suffixed(v) if isinstance(v, str) else v for v in values]
@@ -216,7 +217,7 @@ def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> N
         required = f.default is MISSING and f.name not in several
         default = "" if f.default is MISSING else f" (default: {f.default})"
         parser.add_argument(_option(f.name), type=_argument, default=SUPPRESS, required=required, metavar="X",
-                            help=f.metadata["meaning"] + default, **nargs)  # fmt: skip
+                            help=f"{f.metadata['meaning']}: {f.metadata['expected']}{default}", **nargs)  # fmt: skip
 
 
 def arguments(spec: Spec) -> list[str]:

@@ -21,11 +21,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from scta_lite import cost, machine, text
-from scta_lite.paper import PAPER, ROOT, add_speedup
+from scta_lite.paper import PAPER, ROOT, add_speedup, same_work
+from scta_lite.result import writable
 from scta_lite.spec import Spec, add_arguments, arguments, grid
 from scta_lite.train import unfinished
 
-FINAL = ("ok", "out_of_memory", "skipped")  # a run with another status is tried again
+FINAL = ("ok", "out_of_memory")  # a run with another status is tried again: memory may have become free since
 # Else glibc hands each step's large temporaries back to the kernel and faults them in again; the same for every method.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": 64 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_TOP_PAD_": 64 << 20}
 
@@ -42,12 +43,16 @@ def sweep(
     """Runs the Specs, each in a process of its own, and returns their runs, as `load_runs` does, in the Specs' order.
 
     Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file is there, unless they were
-    killed or failed. A run that needs more memory than is free is recorded as skipped; `force` runs it all the same.
+    killed, failed or skipped. A run that needs more memory than is free is recorded as skipped; `force` runs it all the
+    same.
     `executor` is any from concurrent.futures; by default one run is alive at a time. Raises, before the first run,
     ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
     """
     specs, folder = list(specs), writable(folder)
     corpora = {name: text.load(name, progress=progress) for name in dict.fromkeys(spec.corpus for spec in specs)}
+    for corpus in corpora.values():
+        if progress and corpus.about.get("left_out"):
+            tqdm.write(f"{corpus.name}: {corpus.about['documents']:,} documents; left out: {corpus.about['left_out']}")
     paths = {}
     for spec in specs:
         if executor is None:
@@ -80,6 +85,8 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
         runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
     except ValueError as error:
         raise ValueError(f"{path.name}: not a run's file ({error})") from None
+    if runs.get("status", pd.Series([None])).isna().any():
+        raise ValueError(f"{paths[int(runs.get('status', pd.Series([None])).isna().argmax())].name}: not a run's file")
     return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
 
 
@@ -95,6 +102,7 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
     command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", str(folder), "--child"]
     environment = {**{name: str(size) for name, size in HEAP.items()}, **os.environ}
     stop = stop or threading.Event()
+    _progress_file(path).unlink(missing_ok=True)
     with tempfile.TemporaryFile() as output:  # the child lives as long as its standard input is open
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
         while child.poll() is None and not stop.wait(0.1):
@@ -122,8 +130,8 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     keys = ["vocab", "method", "optimizer"]
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
-    reference = runs[(runs.method == method) & (runs.optimizer == optimizer)].set_index(["vocab", "seed"]).step_ms
-    of_round = reference.reindex(pd.MultiIndex.from_frame(runs[["vocab", "seed"]])).to_numpy()
+    reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]
+    of_round = same_work(runs, reference, "step_ms", "seed")
     groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False)
     columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
                for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
@@ -159,41 +167,39 @@ def _state(path: Path) -> tuple[int, int, float | None] | None:
 
 
 def _status(path: Path) -> str | None:
-    return json.loads(path.read_text())["status"] if path.is_file() else None
-
-
-def writable(folder: str | Path) -> Path:
-    """The folder, made if it was not there; OSError if no file can be written into it."""
-    folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder.resolve()
-    except OSError as error:
-        raise OSError(f"out folder {str(folder)!r}: cannot be written ({error.strerror})") from None
+        return json.loads(path.read_text())["status"]
+    except (OSError, ValueError, KeyError, TypeError):  # no file, or none of ours: it is written anew
+        return None
 
 
 def main(words: list[str] | None = None) -> None:
     """Runs each combination of the vocabularies, methods and optimisers given, and prints the table of their times."""
     parser = argparse.ArgumentParser(prog="python -m scta_lite.sweep", description=main.__doc__)
     add_arguments(parser, several=("vocab", "method", "optimizer"))
-    parser.add_argument(
-        "--out", default=ROOT / "runs", metavar="DIR", help="folder for the runs' files (default: runs/)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=1, metavar="N", help="repeat all, interleaved, each with a new seed"
-    )
+    parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/<machine>)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="repeat all N times, each with a new seed")
     parser.add_argument("--force", action="store_true", help="run what does not fit into the free memory too")
     parser.add_argument("--again", action="store_true", help="run again what was run before")
     options = vars(parser.parse_args(words))
     out, rounds, force, again = (options.pop(name) for name in ("out", "rounds", "force", "again"))
     settings = {"vocab": PAPER.vocabs, "method": ("ce", "semantic"), **options}
     try:
-        specs = [replace(s, seed=s.seed + n) for n in range(rounds) for s in grid(**settings)]
+        specs = [replace(s, seed=s.seed + n) for n in range(max(1, rounds)) for s in grid(**settings)]
+        out = out or ROOT / "runs" / machine.slug(machine.device(specs[0].device))
         runs = sweep(specs, out, resume=not again, force=force)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on where it was\n")
+    _report(runs, out)
+    if not (runs.status == "ok").any():
+        parser.exit(1)
+
+
+def _report(runs: pd.DataFrame, out: str | Path) -> None:
     print(ratios(runs).to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
+    print("ms: medians; ratio: of the step to semantic's with a dense optimiser; _q1, _q3: quartiles over the rounds")
     for run in runs[runs.status != "ok"].itertuples():
         print(f"{run.run_id}: {run.status}: {run.reason}")
     print(f"{len(runs)} runs in {out}")

@@ -3,7 +3,7 @@
 Four corpora, by name: "installed", the Python sources and docstrings that are on every machine which can run this
 project; the path of a chat file; the path of a .npy file of ids made elsewhere; "zipf", ids without text, to time a
 vocabulary beyond what text can fill. Documents are put in the order of their hashes; the first 3% are held out, before
-the vocabulary is built, and a paragraph that stood in an earlier document is removed, so none is on both sides.
+the vocabulary is built, and a paragraph of 80 characters or more that stood in an earlier one is removed.
 """
 
 import ast
@@ -31,7 +31,7 @@ from scta_lite.vocabulary import Vocabulary
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
 MAX_CHARACTERS = 64_000_000  # of a corpus that are used: several times what 20,000 examples at V = 1,000,000 need
-_FORMAT = "1"  # of the cache: another number, and every corpus is built anew
+_FORMAT = "2"  # of the cache: another number, and every corpus is built anew
 # Folders of the standard library and the packages that are not read: tests, tables of code pages, other packages.
 _SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
 

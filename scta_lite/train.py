@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scta_lite import cost, evaluate, machine, text
 from scta_lite.model import LanguageModel
-from scta_lite.result import Result
+from scta_lite.result import Result, writable
 from scta_lite.spec import Spec, add_arguments
 from scta_lite.timing import StepTimer
 
@@ -40,7 +40,8 @@ def train(spec: Spec, *, progress: Progress | None = None) -> Result:
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, progress=False)
     ids, heldout = (text.examples(part, spec.seq_len) for part in corpus.ids(spec.vocab, spec.examples * spec.seq_len))
-    if not len(ids):
+    available = len(ids)
+    if not available:
         raise ValueError(f"seq_len={spec.seq_len}: expected at most the length of the text in ids")
     ids = torch.from_numpy(ids[: spec.examples].astype(np.int64)).to(device)  # (n, T)
     with _torch_settings(spec):
@@ -49,11 +50,11 @@ def train(spec: Spec, *, progress: Progress | None = None) -> Result:
             model = LanguageModel(spec).to(device)
         found = _loop(spec, model, ids, progress)
         result = Result(
-            spec=spec, status="ok", fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=len(ids),
+            spec=spec, status="ok", fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=available,
             needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
-        if spec.evaluate and result.steps_run >= spec.epoch_steps:
+        if spec.evaluate and result.steps_run >= spec.epoch_steps and len(heldout):
             sample = torch.from_numpy(heldout[: spec.eval_examples].astype(np.int64)).to(device)
             result.full_vocab = evaluate.metrics(model, sample)
     return result
@@ -152,13 +153,16 @@ def _loss_summary(losses: list[float], spec: Spec) -> dict:
 def _torch_settings(spec: Spec) -> Iterator[None]:
     """The threads and the precision of the Spec, and then again what was set before."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn.allow_tf32  # true by default: the GRU would run in TF32 where float32 was asked for
     torch.set_num_threads(spec.threads or threads)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 class _Ticker:
@@ -178,7 +182,7 @@ class _Ticker:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """`python -m scta_lite.train`: one run from the command line; `--child` is how a sweep calls it."""
+    """One run, in this process; writes <run id>.json, and the model as <run id>.safetensors."""
     parser = argparse.ArgumentParser(prog="python -m scta_lite.train", description=main.__doc__)
     add_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <run id>.json")
@@ -186,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = vars(parser.parse_args(arguments))
     out, child = Path(settings.pop("out")), settings.pop("child")
     try:
-        spec = Spec(**settings)
+        spec, out = Spec(**settings), writable(out)
         if child:
             _serve(spec, out)
             return
@@ -200,7 +204,6 @@ def main(arguments: list[str] | None = None) -> None:
             result = train(spec, progress=show)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    result.model = None
     print(result.save(out))
 
 

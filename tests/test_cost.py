@@ -36,11 +36,13 @@ def test_a_control_groups_limit_counts(monkeypatch, version):
     files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 4000000 kB\n"}
     if version == 1:
         files |= {"/proc/self/cgroup": "4:memory:/a/b\n0::/\n", "/sys/fs/cgroup/memory/a/memory.limit_in_bytes": "3000",
-                  "/sys/fs/cgroup/memory/a/memory.usage_in_bytes": "1000"}  # fmt: skip
+                  "/sys/fs/cgroup/memory/a/memory.usage_in_bytes": "1500",
+                  "/sys/fs/cgroup/memory/a/memory.stat": "cache 7\ntotal_inactive_file 500\n"}  # fmt: skip
     else:
         files |= {"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/memory.max": "max",
                   "/sys/fs/cgroup/a/b/memory.current": "5", "/sys/fs/cgroup/a/memory.max": "3000",
-                  "/sys/fs/cgroup/a/memory.current": "1000"}  # fmt: skip
+                  "/sys/fs/cgroup/a/memory.current": "1500",
+                  "/sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 500\n"}  # fmt: skip
 
     def read(path, *_, **__):
         if str(path) not in files:

@@ -34,6 +34,13 @@ def test_ties_count_against_the_model(tiny):
     assert found["hit@10"] == 0
 
 
+def test_a_diverged_model_hits_nothing(tiny):
+    model = LanguageModel(tiny("ce"))
+    torch.nn.init.constant_(model.head.weight, torch.nan)
+    found = evaluate.metrics(model, torch.randint(300, (2, 6)))
+    assert (found["hit@10"], found["mrr"]) == (0, pytest.approx(1 / 300))
+
+
 def test_nothing_to_predict(tiny):
     with pytest.raises(ValueError, match=r"ids of shape \(0, 6\): expected"):
         evaluate.metrics(LanguageModel(tiny("ce")), torch.zeros(0, 6, dtype=torch.long))

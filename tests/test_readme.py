@@ -73,3 +73,8 @@ def test_data_dictionary_knows_every_field():
     for name in Result.__dataclass_fields__:
         if name not in ("spec", "model"):
             assert re.search(rf"^\|[^|]*\b{name}\b", dictionary, re.M), name
+
+
+def test_the_python_example_runs():
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1].replace("vocab=50_000", 'vocab=2_000, corpus="zipf"')
+    exec(code, {})

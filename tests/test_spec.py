@@ -16,6 +16,8 @@ from scta_lite.spec import arguments, parameters
     ("vocab", None, "an integer from 2 up"),
     ("vocab", True, "an integer from 2 up"),
     ("vocab", math.nan, "an integer from 2 up"),
+    ("vocab", 10**400, "an integer from 2 up"),
+    ("seed", 2**64, "an integer from 0 up"),
     ("negatives", 0, "an integer from 1 up"),
     ("negatives", 1000, "fewer than vocab=1000"),
     ("temperature", 0, "a finite number above 0"),
@@ -76,6 +78,7 @@ def test_run_id_knows_the_corpus_by_its_fingerprint():
     ("[1_000, 2.5K]", [1000, 2500]),
     ("1e6", [1_000_000]),
     (["50k", 7], [50_000, 7]),
+    (["50k,200k", "1M"], [50_000, 200_000, 1_000_000]),
 ])  # fmt: skip
 def test_vocabularies_can_be_given_in_many_ways(value, vocabs):
     assert [s.vocab for s in grid(vocab=value, method="ce")] == vocabs

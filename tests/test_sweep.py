@@ -120,11 +120,12 @@ class TestKilled:
         """An address space of 6 GB cannot hold CE at V = 1M."""
         words = "--vocab 1M --method ce --corpus zipf --steps 2 --force --device cpu".split()
         command = f"ulimit -v 6000000; exec {sys.executable} -m scta_lite.sweep {' '.join(words)} --out {tmp_path}"
-        shown = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 1  # no run came to its end
         run = load_runs(tmp_path).iloc[0]
         assert run.status == "out_of_memory"
         assert "memory" in run.reason
-        assert f"{run.run_id}: out_of_memory: " in shown
+        assert f"{run.run_id}: out_of_memory: " in done.stdout
 
 
 def test_a_run_that_cannot_fit_is_skipped_with_both_numbers(tiny, tmp_path, monkeypatch):
@@ -134,7 +135,21 @@ def test_a_run_that_cannot_fit_is_skipped_with_both_numbers(tiny, tmp_path, monk
     assert runs.reason[0] == "needs about 0.4 GB of memory, 0.0 GB are free"
     assert runs.free_memory_bytes[0] == 10_000_000
     assert runs.needed_memory_bytes[0] > 4e8
-    assert sweep([tiny()], tmp_path, progress=False, resume=False, force=True).status[0] == "ok"
+    assert sweep([tiny()], tmp_path, progress=False, force=True).status[0] == "ok"  # no need to say resume=False
+
+
+def test_a_skipped_run_is_tried_again_once_it_fits(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(cost_module.machine, "free_memory", lambda on: 10_000_000)
+        assert sweep([tiny()], tmp_path, progress=False).status[0] == "skipped"
+    assert sweep([tiny()], tmp_path, progress=False).status[0] == "ok"
+
+
+def test_speedup_is_between_runs_of_the_same_work(tiny, tmp_path):
+    runs = sweep([tiny("ce"), tiny(), tiny(batch=8), tiny("ce", batch=8)], tmp_path, progress=False)
+    for ce, semantic in ((0, 1), (3, 2)):
+        assert runs.speedup[ce] == 1
+        assert runs.speedup[semantic] == pytest.approx(runs.seconds[ce] / runs.seconds[semantic])
 
 
 def test_a_failing_run_is_recorded(tiny, tmp_path):
@@ -171,6 +186,9 @@ def test_folders(tiny, tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json: not a run's file"):
         load_runs(tmp_path)
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"broken\.json: not a run's file"):
+        load_runs(tmp_path)
 
 
 def test_ratios_are_taken_round_by_round(tiny, tmp_path):
@@ -185,7 +203,7 @@ def test_ratios_are_taken_round_by_round(tiny, tmp_path):
 
 
 def test_command_line(tmp_path):
-    words = "--vocab 300 2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --rounds 2".split()
+    words = "--vocab 300,2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --rounds 2".split()
     command = [sys.executable, "-m", "scta_lite.sweep", *words, "--out", str(tmp_path)]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "4 runs in" in shown

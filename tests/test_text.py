@@ -95,6 +95,18 @@ def test_sharegpt_reads_what_real_files_hold():
     assert not any("<div" in d or "<p>" in d for d in documents)
 
 
+@pytest.mark.parametrize(("turn", "document"), [
+    ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}, "user: a\nb"),
+    ({"from": None, "role": "gpt", "value": None, "content": "both keys"}, "assistant: both keys"),
+    ({"value": "no role"}, "no role"),
+    ({"from": "gpt", "value": "<ul><li>one</li><li>two</li></ul>a &lt; b<br>c"}, "assistant: one\n\ntwo\n\na < b\nc"),
+    ({"from": "gpt", "value": "if a<b && c>d: Map<b> x"}, "assistant: if a<b && c>d: Map<b> x"),
+])  # fmt: skip
+def test_dialects_of_turns(tmp_path, turn, document):
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": [turn]}]))
+    assert list(text.sharegpt(tmp_path / "chat.json")) == [document]
+
+
 def test_sharegpt_lines_and_gzip_give_the_same_documents(tmp_path):
     records = json.loads(CHAT.read_text(encoding="utf-8"))
     lines = "\n".join(json.dumps(r) for r in records if isinstance(r, dict)) + "\nnot json\n"

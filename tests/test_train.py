@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import CHAT
@@ -29,7 +30,7 @@ def test_training_learns(tiny, method):
 def test_a_whole_training_is_counted_not_extrapolated(tiny):
     spec = tiny(evaluate=True)
     result = train(spec)
-    assert (spec.steps_total, result.steps_run, result.steps_measured) == (12, 12, 11)
+    assert (spec.steps_total, result.steps_run, result.steps_measured) == (12, 12, 8)
     assert result.extrapolated is False
     assert result.tokens_per_s * result.seconds == pytest.approx(4 * 7 * 12)
     assert result.examples_per_s * result.seconds == pytest.approx(4 * 12)
@@ -53,6 +54,12 @@ def test_fewer_steps_are_extrapolated_and_have_no_quality(tiny):
 def test_a_budget_stops_a_run_after_one_and_three_steps(tiny):
     assert train(tiny(budget_s=1e-9)).steps_run == 4
     assert train(tiny(budget_s=1e9)).steps_run == 12
+
+
+def test_held_out_text_that_is_too_short_costs_no_run(tiny, tmp_path):
+    np.save(tmp_path / "ids.npy", np.arange(230) % 300)  # 7 ids are held out, fewer than an example
+    result = train(tiny(corpus=str(tmp_path / "ids.npy"), evaluate=True))
+    assert (result.status, result.steps_run, result.full_vocab) == ("ok", 12, None)
 
 
 def test_too_few_examples_are_cycled_and_counted(tiny):
@@ -122,6 +129,7 @@ def test_command_line(tmp_path):
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     run = load(tmp_path)
     assert (run.status, run.steps_run, run.spec.vocab) == ("ok", 4, 2000)
+    assert run.model.embed.num_embeddings == 2000
     failed = subprocess.run([*command, "--temperature", "0"], cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 2
     assert failed.stderr.strip().endswith("temperature=0: expected a finite number above 0")

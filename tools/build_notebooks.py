@@ -1,7 +1,7 @@
 """Executes the notebooks and keeps them clean: `make notebooks`. Not part of the package.
 
-Each is run as a reader runs it, from notebooks/, except that a `save` parameter is True. What only this execution knows
-(times of cells, papermill's cell, widget state, the steps of progress bars) is removed; outputs stay.
+Each is run as a reader runs it, from notebooks/, except that `save` is True and `resume` False. What only this
+execution knows (times of cells, papermill's cell, widget state, the steps of progress bars) is removed; outputs stay.
 """
 
 import sys
@@ -17,8 +17,9 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 def build(path: Path) -> None:
     """Executes one notebook and replaces it by the result; a failing cell raises and leaves it as it was."""
-    save = {"save": True} if "save" in papermill.inspect_notebook(path) else {}
-    notebook = papermill.execute_notebook(path, None, parameters=save, cwd=path.parent)
+    wanted = {"save": True, "resume": False}  # what is shown was run by the code that shows it
+    given = {name: value for name, value in wanted.items() if name in papermill.inspect_notebook(path)}
+    notebook = papermill.execute_notebook(path, None, parameters=given, cwd=path.parent)
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
