@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from scta_lite.losses import SAMPLERS, cross_entropy, semantic_loss
+from scta_lite.losses import cross_entropy, semantic_loss, uniform
 from scta_lite.spec import Spec
 
 
@@ -42,7 +42,7 @@ class SemanticHead(nn.Module):
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats over fresh negatives, K for each position; hidden: (N, d), target: (N,)."""
         shape = (len(target), self.spec.negatives)
-        negatives = SAMPLERS[self.spec.sampler](shape, self.spec.vocab, generator=generator).to(target.device)
+        negatives = uniform(shape, self.spec.vocab, generator=generator).to(target.device)  # as spec.sampler says
         rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather, then normalise
         hits = negatives == target.unsqueeze(1) if self.spec.mask_hits else None  # (N, K)
         return semantic_loss(
@@ -50,7 +50,7 @@ class SemanticHead(nn.Module):
         )
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Scores (N, V), which a softmax turns into probabilities; hidden: (N, d)."""
+        """Scores (N, V), which a softmax turns into probabilities (negatives being uniform); hidden: (N, d)."""
         z = F.normalize(self.project(hidden), dim=-1)
         norms = torch.linalg.vector_norm(self.table.weight, dim=-1).clamp_min(
             1e-12

@@ -101,7 +101,9 @@ class Spec:
     betas: tuple[float, float] = _field(_betas, "two numbers from 0 up and below 1", "of AdamW", (0.9, 0.999))
     eps: float = _positive("of AdamW", 1e-8)
     weight_decay: float = _field(_decay, "a finite number from 0 up", "of AdamW", 0.01)
-    sampler: str = _one_of(("uniform", "log_uniform"), "the distribution q of the negatives", "uniform")
+    sampler: str = _one_of(
+        ("uniform",), "the distribution q of the negatives: each token alike, with replacement", "uniform"
+    )
     mask_hits: bool = _one_of((True, False), "leave out a negative that is the target itself", False)
     init_std: float = _positive("of the semantic table; 1 is torch's default for embeddings", 1.0)
     precision: str = _one_of(("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast", "float32")
