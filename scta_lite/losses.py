@@ -94,6 +94,3 @@ def log_uniform(shape: tuple[int, ...], vocab: int, *, generator: Generator | No
     """Ids of `shape` in [0, V), drawn with replacement by Zipf's law, q(i) = ln((i+2)/(i+1)) / ln(V+1)."""
     u = torch.rand(shape, generator=generator, device=generator.device if generator else None, dtype=torch.float64)
     return ((u * math.log(vocab + 1)).exp() - 1).long().clamp_(max=vocab - 1)
-
-
-SAMPLERS = {"uniform": uniform, "log_uniform": log_uniform}
