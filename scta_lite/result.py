@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scta_lite.spec import Spec
+
+AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
 
 
 @dataclass(kw_only=True)
@@ -75,6 +79,20 @@ class Result:
             replace_file(path.with_suffix(".safetensors"), save(weights))
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
         return path
+
+
+def loss_summary(losses: list[float], spec: Spec) -> dict:
+    """The losses of each epoch, begun ones too, and the curve, in nats."""
+    epochs = []
+    for number, start in enumerate(range(0, len(losses), spec.epoch_steps), 1):
+        part = losses[start : start + spec.epoch_steps]
+        n = min(AVERAGED, (len(part) + 1) // 2)  # of a short epoch: its first and its second half
+        epochs.append({"epoch": number, "first": np.mean(part[:n]), "last": np.mean(part[-n:]), "averaged": n,
+                       "steps": len(part)})  # fmt: skip
+    blocks = np.array_split(np.array(losses), min(100, len(losses)))
+    ends = np.cumsum([len(block) for block in blocks])
+    curve = {"step": ends.tolist(), "loss": [round(float(block.mean()), 5) for block in blocks]}
+    return {"epoch_losses": epochs, "final_loss": epochs[-1]["last"], "loss_curve": curve}
 
 
 def _finite(value: Any) -> Any:

@@ -43,8 +43,7 @@ def sweep(
     """Runs the Specs, each in a process of its own, and returns their runs, as `load_runs` does, in the Specs' order.
 
     Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file is there, unless they were
-    killed, failed or skipped. A run that needs more memory than is free is recorded as skipped; `force` runs it all the
-    same.
+    killed, failed or skipped. A run that needs more memory than is free is recorded as skipped; `force` runs it anyway.
     `executor` is any from concurrent.futures; by default one run is alive at a time. Raises, before the first run,
     ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
     """
@@ -74,7 +73,7 @@ def sweep(
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
-    """All runs in the folder, one row each, with `speedup` over the CE run of the same machine and vocabulary.
+    """All runs in the folder, one row each, with `speedup` over CE's run of the same work on the same machine.
 
     FileNotFoundError if the folder holds none; ValueError names a file that is not a run.
     """
@@ -85,8 +84,9 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
         runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
     except ValueError as error:
         raise ValueError(f"{path.name}: not a run's file ({error})") from None
-    if runs.get("status", pd.Series([None])).isna().any():
-        raise ValueError(f"{paths[int(runs.get('status', pd.Series([None])).isna().argmax())].name}: not a run's file")
+    without = runs.get("status", pd.Series(None, runs.index)).isna()
+    if without.any():
+        raise ValueError(f"{paths[without.argmax()].name}: not a run's file: it has no status")
     return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
 
 

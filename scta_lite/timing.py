@@ -3,12 +3,16 @@
 On a GPU a mark is a CUDA event, on a CPU the clock. Nothing synchronises before `summary`.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 
+Progress = Callable[[int, int, float | None], None]  # step, steps, loss
+_SHOW_EVERY = 1.0  # seconds
 PHASES = ("data", "forward", "backward", "optimizer")
 
 
@@ -59,3 +63,19 @@ class StepTimer:
 
     def _between(self, a: torch.cuda.Event | float, b: torch.cuda.Event | float) -> float:
         return a.elapsed_time(b) if self.device.type == "cuda" else 1e3 * (b - a)
+
+
+class Ticker:
+    """Reports a step about once a second, with the loss whose copy from the device began at the last report."""
+
+    def __init__(self, progress: Progress | None, steps: int, device: torch.device):
+        self.progress, self.steps, self.next = progress, steps, perf_counter()
+        self.loss = torch.full((1,), torch.nan, pin_memory=device.type == "cuda")
+
+    def __call__(self, step: int, losses: Tensor) -> None:
+        if self.progress is None or (perf_counter() < self.next and step < self.steps):
+            return
+        self.next = perf_counter() + _SHOW_EVERY
+        loss = self.loss.item()
+        self.loss.copy_(losses[step - 1 : step], non_blocking=True)
+        self.progress(step, self.steps, None if loss != loss else loss)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
@@ -21,13 +21,9 @@ from tqdm import tqdm
 
 from scta_lite import cost, evaluate, machine, text
 from scta_lite.model import LanguageModel
-from scta_lite.result import Result, writable
+from scta_lite.result import Result, loss_summary, writable
 from scta_lite.spec import Spec, add_arguments
-from scta_lite.timing import StepTimer
-
-Progress = Callable[[int, int, float | None], None]
-AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
-_SHOW_EVERY = 1.0  # seconds
+from scta_lite.timing import Progress, StepTimer, Ticker
 
 
 def train(spec: Spec, *, progress: Progress | None = None) -> Result:
@@ -87,7 +83,7 @@ def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | No
     generator = torch.Generator(device).manual_seed(spec.seed)
     steps = spec.steps or spec.steps_total
     losses = torch.zeros(steps, device=device)
-    timer, show = StepTimer(device), _Ticker(progress, steps, device)
+    timer, show = StepTimer(device), Ticker(progress, steps, device)
     energy, began = machine.energy_joules(device), perf_counter()
     for step, batch in enumerate(_batches(spec, len(ids), device)):
         timer.start()
@@ -111,7 +107,7 @@ def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | No
     measured = timer.summary()  # waits until the last step is done
     seconds = perf_counter() - began
     used = None if energy is None else machine.energy_joules(device) - energy
-    return {**_times(spec, measured, done, seconds), **_loss_summary(losses[:done].tolist(), spec),
+    return {**_times(spec, measured, done, seconds), **loss_summary(losses[:done].tolist(), spec),
             "energy_joules": used}  # fmt: skip
 
 
@@ -135,20 +131,6 @@ def _batches(spec: Spec, available: int, device: torch.device) -> Iterator[Tenso
         yield from order.to(device).view(-1, spec.batch)
 
 
-def _loss_summary(losses: list[float], spec: Spec) -> dict:
-    """The losses of each epoch, begun ones too, and the curve, in nats."""
-    epochs = []
-    for number, start in enumerate(range(0, len(losses), spec.epoch_steps), 1):
-        part = losses[start : start + spec.epoch_steps]
-        n = min(AVERAGED, (len(part) + 1) // 2)  # of a short epoch: its first and its second half
-        epochs.append({"epoch": number, "first": np.mean(part[:n]), "last": np.mean(part[-n:]), "averaged": n,
-                       "steps": len(part)})  # fmt: skip
-    blocks = np.array_split(np.array(losses), min(100, len(losses)))
-    ends = np.cumsum([len(block) for block in blocks])
-    curve = {"step": ends.tolist(), "loss": [round(float(block.mean()), 5) for block in blocks]}
-    return {"epoch_losses": epochs, "final_loss": epochs[-1]["last"], "loss_curve": curve}
-
-
 @contextmanager
 def _torch_settings(spec: Spec) -> Iterator[None]:
     """The threads and the precision of the Spec, and then again what was set before."""
@@ -163,22 +145,6 @@ def _torch_settings(spec: Spec) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = cudnn
-
-
-class _Ticker:
-    """Reports a step about once a second, with the loss whose copy from the device began at the last report."""
-
-    def __init__(self, progress: Progress | None, steps: int, device: torch.device):
-        self.progress, self.steps, self.next = progress, steps, perf_counter()
-        self.loss = torch.full((1,), torch.nan, pin_memory=device.type == "cuda")
-
-    def __call__(self, step: int, losses: Tensor) -> None:
-        if self.progress is None or (perf_counter() < self.next and step < self.steps):
-            return
-        self.next = perf_counter() + _SHOW_EVERY
-        loss = self.loss.item()
-        self.loss.copy_(losses[step - 1 : step], non_blocking=True)
-        self.progress(step, self.steps, None if loss != loss else loss)
 
 
 def main(arguments: list[str] | None = None) -> None:
