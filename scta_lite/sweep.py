@@ -185,7 +185,9 @@ def main(words: list[str] | None = None) -> None:
     out, rounds, force, again = (options.pop(name) for name in ("out", "rounds", "force", "again"))
     settings = {"vocab": PAPER.vocabs, "method": ("ce", "semantic"), **options}
     try:
-        specs = [replace(s, seed=s.seed + n) for n in range(max(1, rounds)) for s in grid(**settings)]
+        if rounds < 1:
+            raise ValueError(f"rounds={rounds}: expected an integer from 1 up")
+        specs = [replace(s, seed=s.seed + n) for n in range(rounds) for s in grid(**settings)]
         out = out or ROOT / "runs" / machine.slug(machine.device(specs[0].device))
         runs = sweep(specs, out, resume=not again, force=force)
     except (ValueError, OSError) as error:

@@ -21,10 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from scta_lite import vocabulary
 from scta_lite.chat import sharegpt
+from scta_lite.losses import log_uniform
 from scta_lite.result import replace_file
 from scta_lite.vocabulary import Vocabulary
 
@@ -85,7 +87,7 @@ def load(corpus: str = "installed", *, progress: bool = True) -> Corpus:
     FileNotFoundError for a missing file and ValueError for one without a usable record.
     """
     if corpus == "zipf":
-        return Corpus("zipf", "zipf-1", {"documents": None, "note": "log-uniform ids, no text"})
+        return Corpus("zipf", "zipf-2", {"documents": None, "note": "log-uniform ids, no text"})
     path = None if corpus == "installed" else Path(corpus).expanduser()
     if path and not path.is_file():
         raise FileNotFoundError(f"corpus={str(corpus)!r}: no such file; expected 'installed', 'zipf' or a file's path")
@@ -178,9 +180,8 @@ def _without_repeats(text: str, seen: set[bytes], left_out: Counter) -> str:
 
 
 def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:
-    """Ids (n,) int32 with p(i) = ln((i+2)/(i+1)) / ln(V+1): close to 1/i, Zipf's law."""
-    u = np.random.default_rng(seed).random(n)
-    return np.minimum(np.exp(u * np.log(vocab + 1)) - 1, vocab - 1).astype(np.int32)
+    """Ids (n,) int32, independent and by Zipf's law."""
+    return log_uniform((n,), vocab, generator=torch.Generator().manual_seed(seed)).numpy().astype(np.int32)
 
 
 def _stored_ids(path: Path, vocab: int) -> tuple[np.ndarray, np.ndarray]:

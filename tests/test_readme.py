@@ -7,7 +7,9 @@ import tomllib
 
 import pytest
 
+from scta_lite import load_runs
 from scta_lite.paper import ROOT
+from scta_lite.sweep import ratios
 
 README = (ROOT / "README.md").read_text()
 
@@ -78,3 +80,12 @@ def test_data_dictionary_knows_every_field():
 def test_the_python_example_runs():
     code = re.search(r"```python\n(.*?)```", README, re.S)[1].replace("vocab=50_000", 'vocab=2_000, corpus="zipf"')
     exec(code, {})
+
+
+def test_the_table_of_step_times_is_that_of_the_stored_rounds():
+    table = ratios(load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench")).set_index(["vocab", "method"])
+    for vocab in (50_000, 200_000):
+        ce, semantic = table.loc[(vocab, "ce")], table.loc[(vocab, "semantic")]
+        ratio = f"{ce.ratio:.1f} [{ce.ratio_q1:.1f}–{ce.ratio_q3:.1f}]"
+        phases = f"{semantic.backward_ms:.0f} ms, {semantic.optimizer_ms:.0f} ms"
+        assert f"{ce.step_ms:,.0f} ms | {semantic.step_ms:.3g} ms | {ratio} | {phases}" in README

@@ -208,9 +208,11 @@ def test_command_line(tmp_path):
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "4 runs in" in shown
     assert load_runs(tmp_path)[["vocab", "seed"]].values.tolist() == [[300, 0], [300, 1], [2000, 0], [2000, 1]]
-    failed = subprocess.run([*command, "--vocab", "1"], cwd=ROOT, capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert failed.stderr.endswith("vocab=1: expected an integer from 2 up\n")
+    for option, error in (("--vocab 1", "vocab=1: expected an integer from 2 up"),
+                          ("--rounds 0", "rounds=0: expected an integer from 1 up")):  # fmt: skip
+        failed = subprocess.run([*command, *option.split()], cwd=ROOT, capture_output=True, text=True)
+        assert failed.returncode == 2
+        assert failed.stderr.endswith(f"{error}\n")
 
 
 def test_a_sweep_needs_no_jupyter():
