@@ -37,8 +37,8 @@ lint: install  ## ruff, on code and notebooks
 notebooks: install  ## execute the notebooks at their full default size and keep their outputs
 	$(BIN)/python tools/build_notebooks.py $(ONLY)
 
-bench: install  ## step times, interleaved in rounds of fresh processes, as ratios to SEMANTIC's
-	$(BIN)/python -m scta_lite.sweep --again --rounds 5 --steps 12 --vocab 50000 200000 --out runs/bench
+bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (40 minutes)
+	$(BIN)/python tools/bench.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
 	rm -rf .venv runs

@@ -8,6 +8,7 @@ from scta_lite.paper import PAPER, published_epoch_losses, published_runs
 from scta_lite.result import Result
 from scta_lite.spec import Spec, grid
 from scta_lite.sweep import load_runs, sweep
+from scta_lite.tables import RowAdamW, VocabTable
 from scta_lite.train import load, train
 
 # `python -m scta_lite.sweep` imports this package first, and with it the module it is about to run: no harm is done.
@@ -16,7 +17,9 @@ warnings.filterwarnings("ignore", "'scta_lite.* found in sys.modules", RuntimeWa
 __all__ = [
     "PAPER",
     "Result",
+    "RowAdamW",
     "Spec",
+    "VocabTable",
     "contrastive_loss",
     "cross_entropy",
     "evaluate",

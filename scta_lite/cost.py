@@ -1,38 +1,105 @@
-"""What a run needs, from its Spec alone: so far, memory, and whether it fits.
+"""What a step costs on paper, from its Spec alone: parameters, work, memory and whether it fits; the line t = a + bV.
 
-Left out so far: FLOPs, bytes moved, and the line t = a + bV.
+The work is a floor: products of matrices only, each array moved as often as no implementation can avoid, nothing of
+what one kernel could keep in a cache for the next. Left out: launches, and the GRU's 63 steps that wait for each other.
 """
 
+import math
+
+import numpy as np
+import pandas as pd
+
 from scta_lite import machine
-from scta_lite.spec import Spec
+from scta_lite.spec import CHUNK, Spec, adaptive_cutoffs
 
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
+EXACT = ("ce", "ce_chunked", "ce_lowrank")  # heads that score all V tokens at every position
 
 
 def parameters(spec: Spec) -> dict[str, int]:
-    """Numbers trained, by part: the input table, the GRU, and the head."""
-    d, D = spec.hidden, spec.semantic_dim
-    head = spec.vocab * d if spec.method == "ce" else spec.vocab * D + D * d
-    return {"input": spec.vocab * d, "backbone": 6 * d * d + 6 * d, "head": head}
+    """Numbers in the model, by part: the input table, the GRU, and the head."""
+    V, d, D = spec.vocab, spec.hidden, spec.semantic_dim
+    if spec.method == "adaptive":
+        head = sum(width * (size + d * (width < d)) for width, size, _ in _clusters(spec)) + 2 * d
+    else:
+        head = {"ce": V * d, "ce_chunked": V * d, "backbone": 0}.get(spec.method, V * D + D * d)
+    return {"input": V * d, "backbone": 6 * d * d + 6 * d, "head": head}
+
+
+def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
+    """Of each table that RowAdamW trains, the distinct rows that a step uses, and their dimension.
+
+    Of the input table at most one for each position; of the semantic table what N (K+1) uniform draws are expected to
+    hit.
+    """
+    if spec.optimizer == "dense":
+        return {}
+    drawn = spec.vocab * -math.expm1(-spec.positions * (1 + spec.negatives) / spec.vocab)
+    semantic = {"head": (drawn, spec.semantic_dim)} if spec.method == "semantic" else {}
+    return {"input": (min(spec.positions, spec.vocab), spec.hidden), **semantic}
+
+
+def work(spec: Spec) -> pd.DataFrame:
+    """FLOPs (two for a multiply-add) and bytes moved by a step, at least, for each phase: columns `flops`, `bytes`.
+
+    A logit is written, made a log-probability, made a gradient, and read by both products of the backward pass: 7
+    accesses. A parameter that AdamW moves is read with its gradient and two moments, and written with the moments: 7.
+    """
+    N, V, d, D = spec.positions, spec.vocab, spec.hidden, spec.semantic_dim
+    counts, used = parameters(spec), rows_used(spec)
+    rows = sum(n * dim for n, dim in used.values())
+    dense = sum(counts.values()) - sum(V * dim for _, dim in used.values())
+    logits, width = _logits(spec), D if spec.method == "ce_lowrank" else d
+    multiplied = {"semantic": N * D * (1 + spec.negatives + d), "ce_lowrank": N * D * (V + d), "backbone": 0}
+    head = multiplied.get(spec.method, logits * width)
+    if spec.method == "adaptive":
+        head = sum(N * share * (size + d * (w < d)) * w for w, size, share in _clusters(spec))
+    read = counts["head"] if spec.method != "semantic" else 3 * N * (1 + spec.negatives) * D  # table, rows, product
+    early = spec.method == "ce_chunked"  # its gradients are made in the forward pass, chunk by chunk
+    gru, states = 6 * N * d * d, 12 * N * d
+    if spec.method == "backbone":
+        dense = counts["backbone"]
+    floats = {
+        "forward": states + read + (7 if early else 3) * logits + 3 * rows + early * 2 * read,
+        "backward": 2 * states + dense + (0 if early else read + 4 * logits),
+        "optimizer": 7 * dense + 4 * rows,
+    }
+    macs = {"forward": gru + (3 if early else 1) * head, "backward": 2 * gru + (0 if early else 2) * head}
+    return pd.DataFrame({"flops": pd.Series(macs) * 2, "bytes": pd.Series(floats) * FLOAT}).fillna(0).loc[list(floats)]
+
+
+def floor(spec: Spec, ceilings: dict[str, float]) -> pd.Series:
+    """Milliseconds of each phase below which no implementation gets, by `machine.ceilings`: the roofline.
+
+    Each phase takes its FLOPs at the matrix rate or its bytes at the copy bandwidth, whichever is longer.
+    """
+    needed = work(spec)
+    return 1e3 * np.maximum(needed.flops / ceilings["flops_per_s"], needed.bytes / ceilings["bytes_per_s"])
 
 
 def memory(spec: Spec) -> dict[str, int]:
     """Bytes of one training step at its peak, by what holds them.
 
-    Weights and AdamW's two moments: 12 bytes a parameter. The rest peaks either in CE's backward pass, with three
-    (N, V) arrays (log-probabilities, their gradient, that of the logits) and no table's gradient yet, or with every
-    gradient there, 4 bytes a parameter. SEMANTIC holds (N, K+1, D) four times: rows, unit rows, the gradients of both.
+    Weights and AdamW's two moments: 12 bytes a parameter. The rest peaks either in the backward pass of an exact head,
+    with three (N, V) arrays (log-probabilities, their gradient, that of the logits) and no table's gradient yet, or
+    with every gradient there, 4 bytes a parameter that is trained densely. SEMANTIC holds (N, K+1, D) three times, and
+    a borrowed row six times: value, moments, gradient, and two while it catches up.
     """
-    counts = parameters(spec)
-    whole = sum(counts.values())
-    N, d = spec.positions, spec.hidden
-    if spec.method == "ce":
-        working = max(3 * N * spec.vocab, whole)
-    else:
-        working = 4 * N * (1 + spec.negatives) * spec.semantic_dim + whole
-    working += 12 * N * d  # the GRU keeps gates and states for its backward pass
-    return {"weights and moments": 3 * whole * FLOAT, "gradients and activations": working * FLOAT}
+    counts, used = parameters(spec), rows_used(spec)
+    whole, V = sum(counts.values()), spec.vocab
+    dense = whole - sum(V * dim for _, dim in used.values())
+    moments = 3 * whole + len(used) * V  # the step at which a row was last current
+    if spec.method == "backbone":
+        dense, moments = counts["backbone"], whole + 2 * counts["backbone"]
+    logits = _logits(spec)
+    working = {
+        "ce_chunked": dense + 3 * logits * CHUNK // max(CHUNK, spec.positions),
+        "ce_lowrank": max(3 * logits + 3 * V * spec.semantic_dim, dense),
+        "semantic": 3 * spec.positions * (1 + spec.negatives) * spec.semantic_dim + dense,
+    }.get(spec.method, max(3 * logits, dense))
+    working += 12 * spec.positions * spec.hidden + 6 * sum(n * dim for n, dim in used.values())
+    return {"weights and moments": moments * FLOAT, "gradients and activations": int(working) * FLOAT}
 
 
 def memory_bytes(spec: Spec, device: str = "cpu") -> int:
@@ -45,3 +112,38 @@ def fits(spec: Spec) -> tuple[bool, int, int]:
     device = machine.device(spec.device)
     needed, free = memory_bytes(spec, device.type), machine.free_memory(device)
     return needed <= free, needed, free
+
+
+def lines(runs: pd.DataFrame) -> pd.DataFrame:
+    """The line t = a + bV through the step times of each machine, method and optimizer, by least squares.
+
+    `a_ms`; `b_us`, microseconds for 1,000 tokens of vocabulary; `residual`, the largest distance from the line over the
+    measured time; `points`, the vocabularies. Those with fewer than two are left out.
+    """
+    runs = runs[runs.step_ms.notna()]
+    keys = [name for name in ("machine", "method", "optimizer") if name in runs]
+    found = []
+    for key, of_one in runs.groupby(keys, sort=False):
+        points = of_one.astype({"step_ms": float}).groupby("vocab").step_ms.median()
+        if len(points) > 1:
+            b, a = np.polyfit(points.index, points, 1)
+            residual = (np.abs(a + b * points.index - points) / points).max()
+            found.append({**dict(zip(keys, key, strict=True)), "a_ms": a, "b_us": 1e6 * b, "residual": residual,
+                          "points": len(points)})  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def _logits(spec: Spec) -> int:
+    """Scores that one step computes over the vocabulary; of the adaptive softmax's clusters those of their tokens."""
+    if spec.method == "adaptive":
+        return int(sum(spec.positions * share * size for _, size, share in _clusters(spec)))
+    return spec.positions * spec.vocab if spec.method in EXACT else 0
+
+
+def _clusters(spec: Spec) -> list[tuple[int, int, float]]:
+    """Of the adaptive softmax's head and clusters: width, size, and the share of positions in it, by Zipf's law."""
+    ends = [0, *adaptive_cutoffs(spec.vocab), spec.vocab]
+    below = [math.log(end + 1) / math.log(spec.vocab + 1) for end in ends]
+    widths = [spec.hidden // 4**i for i in range(len(ends) - 1)]
+    shares = [1.0, *np.diff(below)[1:].tolist()]
+    return list(zip(widths, np.diff(ends).tolist(), shares, strict=True))

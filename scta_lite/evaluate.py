@@ -21,11 +21,10 @@ def metrics(model: nn.Module, ids: Tensor) -> dict:
     """
     if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         raise ValueError(f"ids of shape {tuple(ids.shape)}: expected (n, T) with n from 1 up and T from 2 up")
-    vocab = model.embed.num_embeddings
     nll, ranks = [], []
     for batch in ids.split(max(1, (1 << 16) // ids.shape[1])):
         hidden, target = model.positions(batch)
-        for h, y in zip(*(part.split(max(1, _SCORES // vocab)) for part in (hidden, target)), strict=True):
+        for h, y in zip(*(part.split(max(1, _SCORES // model.vocab)) for part in (hidden, target)), strict=True):
             scores = model.head.scores(h).float()  # (chunk, V)
             wanted = scores.gather(1, y[:, None])  # (chunk, 1)
             nll.append(scores.logsumexp(1) - wanted[:, 0])

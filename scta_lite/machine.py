@@ -6,10 +6,12 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 
 import torch
 
@@ -103,6 +105,34 @@ def energy_joules(on: torch.device) -> float | None:
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
     except pynvml.NVMLError:
         return None
+
+
+def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
+    """The device's bandwidth (bytes a second, read and written, of a large copy) and matrix rate (FLOPs a second).
+
+    In float32, with the threads and the precision that are set; the best of `repeats`, as a ceiling is.
+    """
+    source = torch.ones(1 << 26, device=on)  # 256 MB: more than a cache holds
+    square, copy = torch.ones(2048, 2048, device=on), torch.empty_like(source)
+
+    def seconds(run: Callable[[], object]) -> float:
+        times = []
+        for _ in range(repeats):
+            _finish(on)
+            began = perf_counter()
+            run()
+            _finish(on)
+            times.append(perf_counter() - began)
+        return min(times)
+
+    moved = 2 * source.numel() * source.element_size()
+    return {"bytes_per_s": moved / seconds(lambda: copy.copy_(source)),
+            "flops_per_s": 2 * len(square) ** 3 / seconds(lambda: square @ square)}  # fmt: skip
+
+
+def _finish(on: torch.device) -> None:
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
 
 
 def _group_free() -> list[int]:

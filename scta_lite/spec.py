@@ -17,6 +17,9 @@ from typing import Any
 
 from scta_lite.paper import PAPER
 
+METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", "backbone")
+CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is one at d = 256 and V from 200K up
+
 
 def _field(check: Callable[[Any], Any], expected: str, meaning: str, default: Any = MISSING) -> Any:
     """A field whose value `check` returns in its own type, or as None if it is not the `expected`."""
@@ -78,9 +81,11 @@ class Spec:
     ValueError: vocab=1: expected an integer from 2 up
     """
 
-    method: str = _one_of(("ce", "semantic"), "full softmax cross-entropy, or the paper's contrastive loss")
+    method: str = _one_of(METHODS, "ce (full softmax) and semantic are the paper's, the others are to compare with")
     vocab: int = _integer(2, "V, the number of tokens")
-    optimizer: str = _one_of(("dense",), "dense: torch's AdamW over every parameter, the paper's reading", "dense")
+    optimizer: str = _one_of(
+        ("dense", "rows"), "dense: torch's AdamW over all parameters; rows: the tables' rows that are used", "dense"
+    )
     corpus: str = _text('"installed", "zipf", or the path of a chat file or of .npy ids', "installed")
     steps: int | None = _integer(2, "steps to run; by default all of a training", None)
     budget_s: float | None = _positive("seconds after which a run stops, once 1 + 3 steps are done", None)
@@ -121,6 +126,12 @@ class Spec:
             raise ValueError(f"batch={self.batch}: expected at most examples={self.examples}")
         if self.steps is not None and self.steps > self.steps_total:
             raise ValueError(f"steps={self.steps}: expected at most {self.steps_total}, a whole training; raise epochs")
+        if self.method == "adaptive" and (self.vocab < 20 or self.hidden < 16):
+            raise ValueError(f"method={self.method!r}: expected vocab from 20 and hidden from 16 up, for its clusters")
+        if self.method == "backbone" and (self.optimizer == "rows" or self.evaluate):
+            raise ValueError(
+                "method='backbone': expected optimizer='dense' and evaluate=False: it has no table or head"
+            )
         if self.method.startswith("semantic") and self.negatives >= self.vocab:
             raise ValueError(f"negatives={self.negatives}: expected fewer than vocab={self.vocab}")
 
@@ -152,6 +163,11 @@ class Spec:
         changed["corpus"] = fingerprint
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-{self.vocab}-{digest[:8]}"
+
+
+def adaptive_cutoffs(vocab: int) -> list[int]:
+    """Where the clusters of the adaptive softmax begin, by rank of frequency: the first 1% of the ids, the next 9%."""
+    return sorted({max(1, vocab // 100), max(1, vocab // 10)})
 
 
 def grid(**settings: Any) -> list[Spec]:

@@ -23,6 +23,7 @@ from scta_lite import cost, evaluate, machine, text
 from scta_lite.model import LanguageModel
 from scta_lite.result import Result, loss_summary, writable
 from scta_lite.spec import Spec, add_arguments
+from scta_lite.tables import RowAdamW, VocabTable
 from scta_lite.timing import Progress, StepTimer, Ticker
 
 
@@ -39,12 +40,13 @@ def train(spec: Spec, *, progress: Progress | None = None) -> Result:
     available = len(ids)
     if not available:
         raise ValueError(f"seq_len={spec.seq_len}: expected at most the length of the text in ids")
-    ids = torch.from_numpy(ids[: spec.examples].astype(np.int64)).to(device)  # (n, T)
+    ids = ids[: spec.examples].astype(np.int64)  # (n, T)
     with _torch_settings(spec):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            model = LanguageModel(spec).to(device)
-        found = _loop(spec, model, ids, progress)
+            counts = torch.from_numpy(np.bincount(ids.flatten(), minlength=spec.vocab))
+            model = LanguageModel(spec, counts).to(device)
+        found = _loop(spec, model, torch.from_numpy(ids).to(device), progress)
         result = Result(
             spec=spec, status="ok", fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=available,
             needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
@@ -77,9 +79,7 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
 def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | None) -> dict:
     """All steps of the run; the Result's fields that they measure."""
     device = ids.device
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=spec.lr, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-    )
+    optimizers = _optimizers(spec, model)
     generator = torch.Generator(device).manual_seed(spec.seed)
     steps = spec.steps or spec.steps_total
     losses = torch.zeros(steps, device=device)
@@ -94,8 +94,9 @@ def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | No
         timer.mark("forward")
         loss.backward()
         timer.mark("backward")
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         timer.mark("optimizer")
         losses[step] = loss.detach()
         show(step + 1, losses)
@@ -106,9 +107,19 @@ def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | No
             break
     measured = timer.summary()  # waits until the last step is done
     seconds = perf_counter() - began
+    for optimizer in optimizers[1:]:
+        optimizer.flush()
     used = None if energy is None else machine.energy_joules(device) - energy
     return {**_times(spec, measured, done, seconds), **loss_summary(losses[:done].tolist(), spec),
             "energy_joules": used}  # fmt: skip
+
+
+def _optimizers(spec: Spec, model: LanguageModel) -> list:
+    """AdamW for the dense parameters, then RowAdamW for the tables that have rows to borrow, if there are any."""
+    settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+    dense = torch.optim.AdamW(model.parameters(), **settings, fused=True)
+    tables = [module for module in model.modules() if isinstance(module, VocabTable)]
+    return [dense, RowAdamW(tables, **settings)] if tables else [dense]
 
 
 def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:

@@ -1,0 +1,264 @@
+"""Embedding tables whose training costs the rows that a step touches, not V: `VocabTable`, and `RowAdamW` for it.
+
+A dense AdamW moves all V rows at every step, those without a gradient too: their momentum goes on, and so does their
+decay. RowAdamW makes those moves up at once, when a row is next read. Of a row last current after step s, with moments
+m and v, AdamW's steps s+1 … t without a gradient, g = t - s of them, sum up to (derived in notebook 05)
+
+    w ← (1-λ)^g [w - lr · A · m / (√v + ε B/A)],    m ← β1^g m,    v ← β2^g v,
+
+    A = Σ_{k=1…g} ρ^k c(s+k) = T(s) - ρ^g T(t),    T(s) = Σ_{k≥1} ρ^k c(s+k),    c(t) = √(1-β2^t) / (1-β1^t),
+
+with λ = lr · weight_decay and ρ = β1 / (√β2 (1-λ)); B is the same with ρ/√β2 for ρ and c(t) √(1-β2^t) for c(t). That is
+exact for ε = 0 and to first order in ε/√v. The step itself is torch's AdamW on the rows that were read. Nothing waits
+for a GPU, nothing has V rows but the tables, their moments, and one integer a row. Left out: a learning rate that
+changes, AMSGrad.
+"""
+
+import math
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+_FLUSHED = 1 << 14  # rows brought up to date at a time
+
+
+class VocabTable(nn.Module):
+    """An embedding table (rows, dim), drawn from N(0, 1) as `nn.Embedding` is, that a `RowAdamW` trains.
+
+    `table(ids)` gives (…, dim) for ids of any shape. While gradients are recorded it needs its optimizer, and raises
+    RuntimeError without one. `weight` is the whole table, (rows, dim), up to date and outside autograd; to change it in
+    place sets the rows.
+
+    >>> table = VocabTable(1_000_000, 2)
+    >>> optimizer = RowAdamW([table], lr=0.1)
+    >>> table(torch.tensor([[7, 7], [7, 9]])).sum().backward()
+    >>> optimizer.step()  # moves the rows 7 and 9
+    """
+
+    def __init__(self, rows: int, dim: int):
+        super().__init__()
+        for name, value in (("rows", rows), ("dim", dim)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: expected an integer from 1 up")
+        self.rows, self.dim = rows, dim
+        self.register_buffer("stored", torch.zeros(rows + 1, dim), persistent=False)  # the last row is for padding
+        nn.init.normal_(self.stored[:rows])
+        self.optimizer, self.behind = _nobody, False  # behind: some rows have missed steps
+
+    @property
+    def weight(self) -> Tensor:
+        if (optimizer := self._optimizer()) is not None:
+            optimizer.flush()
+        return self.stored[: self.rows]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        optimizer = self._optimizer()
+        if torch.is_grad_enabled():
+            if optimizer is None:
+                raise RuntimeError("optimizer=None: this table's rows cannot be trained; expected a RowAdamW([table])")
+            return optimizer.borrow(self, ids)
+        return F.embedding(ids, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.rows}, {self.dim}"
+
+    def _optimizer(self) -> "RowAdamW | None":
+        optimizer = self.optimizer()
+        owned = optimizer is not None and self in optimizer.state  # not so of a copy of the table
+        if self.behind and not owned:
+            raise RuntimeError("optimizer=None: it is gone, or the table was copied, and some rows have missed steps; "
+                               "expected optimizer.flush() before that")  # fmt: skip
+        return optimizer if owned else None
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight  # the name that nn.Embedding gives it
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *others) -> None:
+        if (weight := state.get(f"{prefix}weight")) is None:
+            others[2].append(f"{prefix}weight")  # the missing keys
+        else:
+            with torch.no_grad():
+                self.weight.copy_(weight)
+
+
+class Borrowed(NamedTuple):
+    """Rows as one look-up read them: all current, `w` a leaf of autograd."""
+
+    ids: Tensor  # (U,)
+    w: Tensor  # (U, dim)
+    m: Tensor
+    v: Tensor
+
+
+@dataclass
+class RowState:
+    """What RowAdamW keeps of one table."""
+
+    m: Tensor  # (rows + 1, dim), the mean of the gradients
+    v: Tensor  # (rows + 1, dim), that of their squares
+    last: Tensor  # (rows + 1,), the step after which a row was last current
+    tails: tuple[Tensor, Tensor]  # T(s) of A and of B, for s = 0, 1, … to where they no longer change
+    step: Tensor  # scalar, steps done
+    borrowed: list[Borrowed] = field(default_factory=list)
+
+
+class RowAdamW:
+    """AdamW over `VocabTable`s at the cost of the rows used: `zero_grad()`, `step()`, and `flush()`.
+
+    It does what `torch.optim.AdamW` does to a dense table (exactly for ε → 0). The look-ups of a table between two
+    steps are merged, each with what its backward passes gave it; `step` moves their rows and ends them, `zero_grad`
+    drops them unused. `flush` brings every row up to date, which reading `table.weight` does too. A table keeps no hold
+    of its optimizer: flush before letting that go. The learning rate is constant.
+
+    ValueError for settings outside AdamW's range, and for betas for which the missed steps have no finite sum.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[VocabTable],
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
+        for name, value, least in (("lr", lr, 0), ("eps", eps, 0), ("weight_decay", weight_decay, 0)):
+            if not least <= value < math.inf:
+                raise ValueError(f"{name}={value!r}: expected a finite number from 0 up")
+        self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
+        self.keep = 1 - lr * weight_decay  # 1 - λ
+        if not (0 <= betas[0] < betas[1] * self.keep and betas[1] <= 0.999999):
+            raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - lr · weight_decay) and β2 ≤ 0.999999")
+        rho = betas[0] / (betas[1] ** 0.5 * self.keep)
+        self.ratios = (rho, rho / betas[1] ** 0.5)  # ρ of A and of B
+        self.state: dict[VocabTable, RowState] = {}
+        tails = self._tails()
+        for table in tables:
+            if not isinstance(table, VocabTable):
+                raise ValueError(f"tables={table!r}: expected VocabTables")
+            table.weight  # noqa: B018  what another optimizer owes it
+            stored = table.stored
+            self.state[table] = RowState(
+                torch.zeros_like(stored), torch.zeros_like(stored), stored.new_zeros(len(stored), dtype=torch.int32),
+                tuple(T.to(stored.device) for T in tails), stored.new_zeros((), dtype=torch.float32),
+            )  # fmt: skip
+            table.optimizer = weakref.ref(self)
+
+    def zero_grad(self) -> None:
+        """Drops the look-ups that no step has used."""
+        for state in self.state.values():
+            state.borrowed.clear()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step of AdamW on every table that has a gradient; its rows that were not read make it up later."""
+        beta1, beta2 = self.betas
+        for table, state in self.state.items():
+            used = [rows for rows in state.borrowed if rows.w.grad is not None]
+            state.borrowed.clear()
+            if used:
+                rows, grad = _merged(used, table.rows)
+                adamw([rows.w], [grad], [rows.m], [rows.v], [], [state.step], fused=True, amsgrad=False, maximize=False,
+                      lr=self.lr, beta1=beta1, beta2=beta2, eps=self.eps, weight_decay=self.weight_decay)  # fmt: skip
+                _give_back(table, state, rows)  # adamw has counted the step
+                table.behind = True
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Makes up all missed steps of all rows; a pass over the tables, at most one for each step."""
+        for table, state in self.state.items():
+            if table.behind:
+                for ids in torch.arange(table.rows, device=state.last.device).split(_FLUSHED):
+                    _give_back(table, state, self._current(table, ids))
+                table.behind = False
+
+    def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
+        """Rows (…, dim) of ids (…), current, whose gradient `step` will use; `table(ids)` calls this."""
+        distinct, places = _distinct(ids, pad=table.rows)
+        with torch.no_grad():
+            rows = self._current(table, distinct)
+        self.state[table].borrowed.append(rows)
+        w = rows.w.requires_grad_()  # (U, dim)
+        return w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
+
+    def _current(self, table: VocabTable, ids: Tensor) -> Borrowed:
+        """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
+        state, (beta1, beta2), dtype = self.state[table], self.betas, table.stored.dtype
+        w, m, v = (F.embedding(ids, stored) for stored in (table.stored, state.m, state.v))  # (U, dim)
+
+        def column(numbers: Tensor) -> Tensor:
+            return numbers.to(dtype).unsqueeze(1)  # (U, 1)
+
+        s = state.last.index_select(0, ids).double()  # (U,)
+        gap = state.step - s
+        at_s, at_t = (step.clamp(max=len(state.tails[0]) - 1).long() for step in (s, state.step))
+        A, B = (T[at_s] - rho**gap * T[at_t] for T, rho in zip(state.tails, self.ratios, strict=True))
+        tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
+        root = v.sqrt().add_(column(self.eps * B / A.clamp_min(tiny) + tiny))
+        w.addcmul_(torch.div(m, root, out=root), column(-self.lr * A)).mul_(column(self.keep**gap))
+        return Borrowed(ids, w, m.mul_(column(beta1**gap)), v.mul_(column(beta2**gap)))
+
+    def _tails(self) -> tuple[Tensor, Tensor]:
+        """T(s) of A and of B in float64, by T(s) = ρ (c(s+1) + T(s+1)) from where c is 1."""
+        beta1, beta2 = self.betas
+        t = torch.arange(math.ceil(math.log(1e-17) / math.log(beta2)), 0, -1, dtype=torch.float64)  # n, …, 1
+        root = (1 - beta2**t).sqrt()
+
+        def tail(rho: float, c: Tensor) -> Tensor:
+            backwards = accumulate(c.tolist(), lambda T, c: rho * (c + T), initial=rho / (1 - rho))  # T(n), …, T(0)
+            return torch.tensor(list(backwards), dtype=torch.float64).flip(0)
+
+        c = root / (1 - beta1**t)
+        return tail(self.ratios[0], c), tail(self.ratios[1], c * root)
+
+
+def _nobody() -> None:
+    """The reference to an optimizer of a table that has none."""
+
+
+def _distinct(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """The ids once each, and where each of `ids` (…) is among them.
+
+    On a GPU how many there are would have to come to the host: there as many as ids are given, the rest `pad`.
+
+    >>> _distinct(torch.tensor([5, 3, 5]), pad=9)
+    (tensor([3, 5]), tensor([1, 0, 1]))
+    """
+    return ids.unique(return_inverse=True) if ids.device.type == "cpu" else _distinct_padded(ids, pad)
+
+
+def _distinct_padded(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    ordered, order = ids.flatten().sort()
+    place = F.pad(ordered.diff() != 0, (1, 0)).cumsum(0)  # of each ordered id among the distinct
+    distinct = torch.full_like(ordered, pad).scatter_(0, place, ordered)
+    return distinct, torch.empty_like(place).scatter_(0, order, place).view(ids.shape)
+
+
+def _merged(used: list[Borrowed], pad: int) -> tuple[Borrowed, Tensor]:
+    """The rows of several look-ups, each row once, with the sum of its gradients."""
+    if len(used) == 1:
+        return used[0], used[0].w.grad
+    ids, w, m, v = (torch.cat(parts) for parts in zip(*used, strict=True))
+    distinct, places = _distinct(ids, pad)
+    once = [torch.empty_like(x[: len(distinct)]).index_copy_(0, places, x) for x in (w, m, v)]  # the copies are equal
+    grad = torch.zeros_like(once[0]).index_add_(0, places, torch.cat([rows.w.grad for rows in used]))
+    return Borrowed(distinct, *once), grad
+
+
+def _give_back(table: VocabTable, state: RowState, rows: Borrowed) -> None:
+    """Writes the rows, current after the last step, into the table and its moments."""
+    for stored, new in ((table.stored, rows.w), (state.m, rows.m), (state.v, rows.v)):
+        _wide(stored).index_copy_(0, rows.ids, _wide(new))
+    state.last.index_copy_(0, rows.ids, state.step.int().expand(len(rows.ids)))
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """The same memory in numbers of 16 bytes, where a row divides into them: a copy moves a number at a time."""
+    return rows.view(torch.complex128) if rows.shape[1] * rows.element_size() % 16 == 0 else rows
