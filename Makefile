@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help install demo lab test lint notebooks bench clean
+.PHONY: help install demo lab test lint notebooks figures bench clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ lint: install  ## ruff, on code and notebooks
 
 notebooks: install  ## execute the notebooks at their full default size and keep their outputs
 	$(BIN)/python tools/build_notebooks.py $(ONLY)
+
+figures: install  ## draw every figure of figures/ again, from stored numbers
+	$(BIN)/python tools/build_notebooks.py 04_figures
 
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (40 minutes)
 	$(BIN)/python tools/bench.py

@@ -115,7 +115,7 @@ def fits(spec: Spec) -> tuple[bool, int, int]:
 
 
 def lines(runs: pd.DataFrame) -> pd.DataFrame:
-    """The line t = a + bV through the step times of each machine, method and optimizer, by least squares.
+    """The line t = a + bV through the step times of each machine, method and optimizer, by least relative squares.
 
     `a_ms`; `b_us`, microseconds for 1,000 tokens of vocabulary; `residual`, the largest distance from the line over the
     measured time; `points`, the vocabularies. Those with fewer than two are left out.
@@ -126,7 +126,7 @@ def lines(runs: pd.DataFrame) -> pd.DataFrame:
     for key, of_one in runs.groupby(keys, sort=False):
         points = of_one.astype({"step_ms": float}).groupby("vocab").step_ms.median()
         if len(points) > 1:
-            b, a = np.polyfit(points.index, points, 1)
+            b, a = np.polyfit(points.index, points, 1, w=1 / points)
             residual = (np.abs(a + b * points.index - points) / points).max()
             found.append({**dict(zip(keys, key, strict=True)), "a_ms": a, "b_us": 1e6 * b, "residual": residual,
                           "points": len(points)})  # fmt: skip
@@ -141,9 +141,9 @@ def _logits(spec: Spec) -> int:
 
 
 def _clusters(spec: Spec) -> list[tuple[int, int, float]]:
-    """Of the adaptive softmax's head and clusters: width, size, and the share of positions in it, by Zipf's law."""
+    """Width and size of the adaptive softmax's head and clusters, and the share of the positions that need each.
+
+    The shares are rough ones of phrases: the larger V, the flatter are its frequencies.
+    """
     ends = [0, *adaptive_cutoffs(spec.vocab), spec.vocab]
-    below = [math.log(end + 1) / math.log(spec.vocab + 1) for end in ends]
-    widths = [spec.hidden // 4**i for i in range(len(ends) - 1)]
-    shares = [1.0, *np.diff(below)[1:].tolist()]
-    return list(zip(widths, np.diff(ends).tolist(), shares, strict=True))
+    return list(zip((spec.hidden >> 2 * i for i in range(3)), np.diff(ends).tolist(), (1.0, 0.3, 0.45), strict=True))

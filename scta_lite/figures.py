@@ -1,9 +1,11 @@
 """Runs in, matplotlib Figures out, and the paper's table: one style, one colour, marker and line a method.
 
-The runs are those of `published_runs()` or `load_runs(folder)`, or both: each machine gets a panel of its own.
+The runs are those of `published_runs()` or `load_runs(folder)`, or both. Where several differ in their seed alone, a
+point is their median and its bar their quartiles; of a single run the bar is that of its steps.
 """
 
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,36 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from scta_lite.paper import ROOT
 
 STYLE = ROOT / "figures" / "scta.mplstyle"
 METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marker, line
-    "ce": ("CE", "#D55E00", "o", "-"),
-    "semantic": ("SEMANTIC", "#0072B2", "s", "--"),
+    ("ce", "dense"): ("CE", "#D55E00", "o", "-"),
+    ("semantic", "dense"): ("SEMANTIC", "#0072B2", "s", "--"),
+    ("semantic", "rows"): ("SEMANTIC, rows", "#009E73", "D", "-"),
+    ("ce_chunked", "rows"): ("CE in chunks, rows", "#E69F00", "^", "-."),
+    ("ce_lowrank", "rows"): ("CE at D = 64, rows", "#56B4E9", "P", "--"),
+    ("adaptive", "dense"): ("adaptive softmax", "#CC79A7", "v", ":"),
+    ("adaptive", "rows"): ("adaptive softmax, rows", "#CC79A7", "<", "-"),
+    ("backbone", "dense"): ("backbone alone", "#555555", "X", ":"),
 }
-COLUMNS = {"machine", "method", "vocab", "status", "seconds", "tokens_per_s"}
+RUN = ["machine", "method", "optimizer", "vocab"]  # what a point of a figure is one of
+COLUMNS = {"machine", "method", "vocab", "status"}
+
+
+def style(method: str, optimizer: str = "dense") -> dict[str, str]:
+    """The label, color, marker and linestyle of a method with its optimizer, the same in every figure.
+
+    >>> style("semantic", "rows")["label"]
+    'SEMANTIC, rows'
+    """
+    alike = [look for (name, _), look in METHODS.items() if name == method]
+    if not alike:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(dict.fromkeys(m for m, _ in METHODS))}")
+    look = METHODS.get((method, optimizer), (f"{alike[0][0].removesuffix(', rows')}, {optimizer}", *alike[0][1:]))
+    return dict(zip(("label", "color", "marker", "linestyle"), look, strict=True))
 
 
 def short(number: float) -> str:
@@ -37,14 +59,69 @@ def short(number: float) -> str:
     return f"{number:.3g}" if number >= 10 else f"{number:.2g}"
 
 
+def against_vocab(runs: pd.DataFrame, column: str, label: str) -> Figure:
+    """Any column against V, a panel for each machine, both axes logarithmic; hollow points are extrapolated."""
+    points = _points(runs, column)
+    machines = list(dict.fromkeys(runs.machine))
+    with mpl.rc_context(fname=STYLE):
+        figure, axes = plt.subplots(1, len(machines), figsize=(1.6 + 3.7 * len(machines), 4.6), squeeze=False,
+                                    sharex=True, sharey=True, layout="constrained")  # fmt: skip
+        shown = {}
+        for ax, machine in zip(axes[0], machines, strict=True):
+            of_machine = points[points.machine == machine]
+            for (method, optimizer), part in of_machine.groupby(["method", "optimizer"], sort=False):
+                _line(ax, part, **style(method, optimizer))
+            _values(ax, of_machine[of_machine.value.notna()])
+            _missing(ax, of_machine[of_machine.value.isna()])
+            _axes(ax, points, label if ax is axes[0][0] else "")
+            ax.set_title(machine)
+            shown |= {name: handle for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        if points.extrapolated.any():
+            shown["extrapolated"] = mpl.lines.Line2D([], [], marker="o", linestyle="", color="#555555",
+                                                     markerfacecolor="white")  # fmt: skip
+        columns = min(len(shown), 2 if len(machines) == 1 else 2 * len(machines))
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=columns)
+    plt.close(figure)
+    return figure
+
+
 def throughput(runs: pd.DataFrame) -> Figure:
-    """Predicted tokens a second against V, both logarithmic; a bar spans the quartiles where there are any."""
-    return _against_vocab(runs, "tokens_per_s", "tokens per second")
+    """Predicted tokens a second against V."""
+    return against_vocab(runs, "tokens_per_s", "tokens per second")
 
 
 def training_time(runs: pd.DataFrame) -> Figure:
-    """Seconds of a whole training against V, both logarithmic; hollow where they were extrapolated from fewer steps."""
-    return _against_vocab(runs, "seconds", "seconds for the whole training")
+    """Seconds of a whole training against V."""
+    return against_vocab(runs, "seconds", "seconds for the whole training")
+
+
+def speedup(runs: pd.DataFrame) -> Figure:
+    """How many times as fast as CE each other method trains, against V."""
+    if "method" in runs:
+        runs = runs[(runs.method != "ce") | (_with_optimizer(runs).optimizer != "dense")]
+    figure = against_vocab(runs, "speedup", "times as fast as CE")
+    for ax in figure.axes:
+        ax.axhline(1, color="#555555", linewidth=1)
+    return figure
+
+
+def comparison(runs: pd.DataFrame) -> Figure:
+    """Throughput and training time of all machines, side by side; a machine has its own line, a method its colour."""
+    with mpl.rc_context(fname=STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained")
+        columns = {"tokens_per_s": "tokens per second", "seconds": "seconds for the whole training"}
+        for ax, (column, label) in zip(axes, columns.items(), strict=True):
+            points = _points(runs, column)
+            lines = dict(zip(dict.fromkeys(points.machine), ("-", "--", ":", "-."), strict=False))
+            for (machine, method, optimizer), part in points.groupby(RUN[:3], sort=False):
+                look = style(method, optimizer)
+                look |= {"linestyle": lines[machine], "label": f"{look['label']}, {machine}"}
+                _line(ax, part, **look)
+            _missing(ax, points[points.value.isna()])
+            _axes(ax, points, label)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plt.close(figure)
+    return figure
 
 
 def results_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +137,7 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "V": runs.vocab.map(short),
         "machine": runs.machine,
-        "method": runs.method.map(lambda method: METHODS[method][0]),
+        "method": [style(run.method, run.optimizer)["label"] for run in _with_optimizer(runs).itertuples()],
         "steps": text("steps_measured", ",.0f"),
         "time (s)": text("seconds", ",.1f") + star,
         "tokens/s": text("tokens_per_s", ",.0f"),
@@ -100,68 +177,79 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return made
 
 
-def _against_vocab(runs: pd.DataFrame, column: str, label: str) -> Figure:
-    if missing := COLUMNS - set(runs):
+def _with_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with an optimizer each: a published one, of which nothing is known, counts as dense."""
+    if "optimizer" not in runs:
+        return runs.assign(optimizer="dense")
+    return runs.assign(optimizer=runs.optimizer.fillna("dense"))
+
+
+def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One row for each point: value, low and high (the quartiles), status, reason, extrapolated."""
+    if missing := (COLUMNS | {column}) - set(runs):
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
-    machines = list(dict.fromkeys(runs.machine))
-    with mpl.rc_context(fname=STYLE):
-        figure, axes = plt.subplots(1, len(machines), figsize=(1.2 + 3.7 * len(machines), 4.2), squeeze=False,
-                                    sharex=True, sharey=True, layout="constrained")  # fmt: skip
-        for ax, machine in zip(axes[0], machines, strict=True):
-            of_machine = runs[runs.machine == machine]
-            for method, (name, colour, marker, line) in METHODS.items():
-                part = of_machine[of_machine.method == method].sort_values("vocab")
-                if len(part):
-                    _line(ax, part, column, color=colour, marker=marker, linestyle=line, label=name)
-            _missing(ax, of_machine[of_machine[column].isna()])
-            ax.set(title=machine, yscale="log", xscale="log", xlabel="vocabulary V (tokens)")
-            ax.margins(x=0.16, y=0.16)
-        ticks = sorted(set(runs.vocab))
-        axes[0][0].set_xticks(ticks, [short(v) for v in ticks])
-        axes[0][0].xaxis.set_minor_locator(NullLocator())
-        axes[0][0].set_ylabel(label)
-        axes[0][0].yaxis.set_major_formatter(lambda value, _: short(value))
-        axes[0][-1].legend(loc="best")
-        if runs.get("extrapolated", pd.Series(dtype=bool)).eq(True).any():
-            axes[0][0].plot([], [], "o", color="#555555", markerfacecolor="white", label="extrapolated")
-            axes[0][0].legend(handles=axes[0][0].lines[-1:], loc="best")
-    plt.close(figure)
-    return figure
+    points = []
+    for key, part in _with_optimizer(runs).groupby(RUN, sort=False):
+        done = part[part[column].notna()]
+        first = (done if len(done) else part).iloc[0]
+        values = done[column].astype(float)
+        low, high = values.quantile([0.25, 0.75]) if len(done) > 1 else _quartiles(first, column)
+        points.append({**dict(zip(RUN, key, strict=True)), "value": values.median(), "low": low, "high": high,
+                       "status": first.status, "reason": first.get("reason"),
+                       "extrapolated": first.get("extrapolated") in (True, 1)})  # fmt: skip
+    return pd.DataFrame(points).sort_values("vocab", kind="stable", ignore_index=True)
 
 
-def _line(ax: Axes, part: pd.DataFrame, column: str, **style) -> None:
-    """One method's line, its values beside the points; hollow points are extrapolated."""
-    done = part[part[column].notna()]
-    ax.plot(done.vocab, done[column], **style)
-    faster = style["marker"] == "s"
-    above = faster == (column == "tokens_per_s")  # the values stand on the outer side of the two lines
-    for run in done.itertuples():
-        value = getattr(run, column)
-        low, high = _quartiles(run, column)
-        if low < high:
-            ax.errorbar(run.vocab, value, yerr=[[value - low], [high - value]], ecolor=style["color"], capsize=3)
-        if getattr(run, "extrapolated", False) is True:
-            ax.plot(run.vocab, value, style["marker"], color=style["color"], markerfacecolor="white")
-        ax.annotate(short(value), (run.vocab, high if above else low), xytext=(0, 9 if above else -17),
-                    textcoords="offset points", ha="center", fontsize=9, color=style["color"])  # fmt: skip
-
-
-def _quartiles(run: tuple, column: str) -> tuple[float, float]:
-    """The value at the quartiles of the step time; the value itself, twice, where there are none."""
-    value, q1, q3 = getattr(run, column), getattr(run, "step_ms_q1", None), getattr(run, "step_ms_q3", None)
-    if not q1 or pd.isna(q1):
+def _quartiles(run: pd.Series, column: str) -> tuple[float, float]:
+    """A run's value at the quartiles of its step time; the value itself, twice, where they say nothing of it."""
+    value, q1, q3 = run[column], run.get("step_ms_q1"), run.get("step_ms_q3")
+    if column not in ("tokens_per_s", "seconds") or q1 is None or pd.isna(q1):
         return value, value
     scaled = [value * q / run.step_ms for q in (q1, q3)]
     return tuple(scaled) if column == "seconds" else (value * run.step_ms / q3, value * run.step_ms / q1)
 
 
-def _missing(ax: Axes, runs: pd.DataFrame) -> None:
+def _axes(ax: Axes, points: pd.DataFrame, label: str) -> None:
+    ticks = sorted(set(points.vocab))
+    ax.set(xscale="log", yscale="log", xlabel="vocabulary V (tokens)", ylabel=label)
+    ax.set_xticks(ticks, [short(v) for v in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(lambda value, _: short(value))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.margins(x=0.16, y=0.16)
+
+
+def _line(ax: Axes, part: pd.DataFrame, **look: str) -> None:
+    """One method's line with its quartiles; hollow points are extrapolated."""
+    done = part[part.value.notna()]
+    ax.plot(done.vocab, done.value, **look)
+    spread = done[done.low < done.high]
+    if len(spread):
+        bars = [spread.value - spread.low, spread.high - spread.value]
+        ax.errorbar(spread.vocab, spread.value, yerr=bars, fmt="none", ecolor=look["color"], capsize=3)
+    hollow = done[done.extrapolated]
+    ax.plot(hollow.vocab, hollow.value, look["marker"], color=look["color"], markerfacecolor="white")
+
+
+def _values(ax: Axes, points: pd.DataFrame) -> None:
+    """The values beside the points of one panel, each on the side where the next point is farther."""
+    for _, column in points.groupby("vocab"):
+        ordered = column.sort_values("value")
+        gaps = [math.inf, *(ordered.value.to_numpy()[1:] / ordered.value.to_numpy()[:-1]), math.inf]
+        for i, point in enumerate(ordered.itertuples()):
+            above = gaps[i + 1] > gaps[i] or i == len(ordered) - 1
+            ax.annotate(short(point.value), (point.vocab, point.high if above else point.low), ha="center", fontsize=9,
+                        xytext=(0, 8 if above else -16), textcoords="offset points",
+                        color=style(point.method, point.optimizer)["color"])  # fmt: skip
+
+
+def _missing(ax: Axes, points: pd.DataFrame) -> None:
     """A ✗ at the foot of the panel, with the reason, for each run without a number."""
     foot = ax.get_xaxis_transform()
-    for row, run in enumerate(runs.itertuples()):
-        name, colour, *_ = METHODS[run.method]
-        at = 0.05 + 0.08 * row
-        ax.plot(run.vocab, at, "x", transform=foot, color=colour, markersize=9, markeredgewidth=2, clip_on=False)
-        text = f"{name}: {'did not finish' if run.status == 'killed' else run.status.replace('_', ' ')}"
-        ax.annotate(text, (run.vocab, at), xycoords=foot, xytext=(-9, 0), textcoords="offset points", ha="right",
-                    va="center", fontsize=9, color=colour)  # fmt: skip
+    for row, run in enumerate(points.itertuples()):
+        look, at = style(run.method, run.optimizer), 0.05 + 0.09 * row
+        said = {"killed": "did not finish", "ok": "no such run of CE"}.get(run.status, run.status.replace("_", " "))
+        reason = f"\n({run.reason.split(';')[0]})" if isinstance(run.reason, str) else ""
+        ax.plot(run.vocab, at, "x", transform=foot, color=look["color"], markersize=9, markeredgewidth=2, clip_on=False)
+        ax.annotate(f"{look['label']}: {said}{reason}", (run.vocab, at), xycoords=foot, xytext=(-9, 0), fontsize=9,
+                    textcoords="offset points", ha="right", va="center", color=look["color"])  # fmt: skip

@@ -89,10 +89,10 @@ class VocabTable(nn.Module):
 
 
 class Borrowed(NamedTuple):
-    """Rows as one look-up read them: all current, `w` a leaf of autograd."""
+    """Rows as one look-up read them, all current."""
 
     ids: Tensor  # (U,)
-    w: Tensor  # (U, dim)
+    w: Tensor  # (U, dim), a leaf of autograd
     m: Tensor
     v: Tensor
 
@@ -104,20 +104,23 @@ class RowState:
     m: Tensor  # (rows + 1, dim), the mean of the gradients
     v: Tensor  # (rows + 1, dim), that of their squares
     last: Tensor  # (rows + 1,), the step after which a row was last current
+    keep: float  # 1 - λ as the table's dtype rounds it, which is what dense AdamW multiplies by
     tails: tuple[Tensor, Tensor]  # T(s) of A and of B, for s = 0, 1, … to where they no longer change
     step: Tensor  # scalar, steps done
-    borrowed: list[Borrowed] = field(default_factory=list)
+    steps: int = 0  # the same, known without asking the device
+    used: dict[int, Borrowed] = field(default_factory=dict)  # look-ups that a backward pass gave a gradient
 
 
 class RowAdamW:
     """AdamW over `VocabTable`s at the cost of the rows used: `zero_grad()`, `step()`, and `flush()`.
 
     It does what `torch.optim.AdamW` does to a dense table (exactly for ε → 0). The look-ups of a table between two
-    steps are merged, each with what its backward passes gave it; `step` moves their rows and ends them, `zero_grad`
-    drops them unused. `flush` brings every row up to date, which reading `table.weight` does too. A table keeps no hold
-    of its optimizer: flush before letting that go. The learning rate is constant.
+    steps are merged, each with the gradient that its backward passes gave it; `step` moves their rows, `zero_grad`
+    forgets the gradients. `flush` brings every row up to date, which reading `table.weight` does too. A table keeps no
+    hold of its optimizer: flush before letting that go. The learning rate is constant.
 
-    ValueError for settings outside AdamW's range, and for betas for which the missed steps have no finite sum.
+    ValueError for settings outside AdamW's range, and for betas for which the missed steps have no finite sum;
+    RuntimeError for a backward pass through rows that were read before the last step.
     """
 
     def __init__(
@@ -133,10 +136,10 @@ class RowAdamW:
             if not least <= value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a finite number from 0 up")
         self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
-        self.keep = 1 - lr * weight_decay  # 1 - λ
-        if not (0 <= betas[0] < betas[1] * self.keep and betas[1] <= 0.999999):
+        keep = 1 - lr * weight_decay
+        if not (0 <= betas[0] < betas[1] * keep and betas[1] <= 0.999999):
             raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - lr · weight_decay) and β2 ≤ 0.999999")
-        rho = betas[0] / (betas[1] ** 0.5 * self.keep)
+        rho = betas[0] / (betas[1] ** 0.5 * keep)
         self.ratios = (rho, rho / betas[1] ** 0.5)  # ρ of A and of B
         self.state: dict[VocabTable, RowState] = {}
         tails = self._tails()
@@ -147,27 +150,30 @@ class RowAdamW:
             stored = table.stored
             self.state[table] = RowState(
                 torch.zeros_like(stored), torch.zeros_like(stored), stored.new_zeros(len(stored), dtype=torch.int32),
-                tuple(T.to(stored.device) for T in tails), stored.new_zeros((), dtype=torch.float32),
+                stored.new_tensor(keep).item(), tuple(T.to(stored.device) for T in tails),
+                stored.new_zeros((), dtype=torch.float32),
             )  # fmt: skip
             table.optimizer = weakref.ref(self)
 
     def zero_grad(self) -> None:
-        """Drops the look-ups that no step has used."""
+        """Forgets the gradients that no step has used."""
         for state in self.state.values():
-            state.borrowed.clear()
+            for rows in state.used.values():
+                rows.w.grad = None
+            state.used.clear()
 
     @torch.no_grad()
     def step(self) -> None:
         """One step of AdamW on every table that has a gradient; its rows that were not read make it up later."""
         beta1, beta2 = self.betas
         for table, state in self.state.items():
-            used = [rows for rows in state.borrowed if rows.w.grad is not None]
-            state.borrowed.clear()
-            if used:
-                rows, grad = _merged(used, table.rows)
+            if state.used:
+                rows, grad = _merged(list(state.used.values()), table.rows)
+                state.used.clear()
                 adamw([rows.w], [grad], [rows.m], [rows.v], [], [state.step], fused=True, amsgrad=False, maximize=False,
                       lr=self.lr, beta1=beta1, beta2=beta2, eps=self.eps, weight_decay=self.weight_decay)  # fmt: skip
                 _give_back(table, state, rows)  # adamw has counted the step
+                state.steps += 1
                 table.behind = True
 
     @torch.no_grad()
@@ -183,9 +189,18 @@ class RowAdamW:
         """Rows (…, dim) of ids (…), current, whose gradient `step` will use; `table(ids)` calls this."""
         distinct, places = _distinct(ids, pad=table.rows)
         with torch.no_grad():
-            rows = self._current(table, distinct)
-        self.state[table].borrowed.append(rows)
-        w = rows.w.requires_grad_()  # (U, dim)
+            _, w, m, v = self._current(table, distinct)
+        state = self.state[table]
+        read = state.steps
+
+        def use(w: Tensor) -> None:
+            if state.steps != read:
+                raise RuntimeError(
+                    f"rows read after step {read}: expected their backward pass before step {state.steps}"
+                )
+            state.used[id(w)] = Borrowed(distinct, w, m, v)
+
+        w.requires_grad_().register_post_accumulate_grad_hook(use)  # so that what no backward pass reaches is let go
         return w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
 
     def _current(self, table: VocabTable, ids: Tensor) -> Borrowed:
@@ -202,7 +217,7 @@ class RowAdamW:
         A, B = (T[at_s] - rho**gap * T[at_t] for T, rho in zip(state.tails, self.ratios, strict=True))
         tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
         root = v.sqrt().add_(column(self.eps * B / A.clamp_min(tiny) + tiny))
-        w.addcmul_(torch.div(m, root, out=root), column(-self.lr * A)).mul_(column(self.keep**gap))
+        w.addcmul_(torch.div(m, root, out=root), column(-self.lr * A)).mul_(column(state.keep**gap))
         return Borrowed(ids, w, m.mul_(column(beta1**gap)), v.mul_(column(beta2**gap)))
 
     def _tails(self) -> tuple[Tensor, Tensor]:

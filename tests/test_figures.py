@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from scta_lite import figures, published_runs
+from scta_lite import figures, published_runs, spec
 from scta_lite.figures import METHODS
 
 
@@ -23,6 +23,57 @@ def test_the_numbers_drawn_are_those_of_the_table(draw, column):
     for (machine, label), points in drawn.items():
         part = runs[(runs.machine == machine) & (runs.method == label.lower()) & runs[column].notna()]
         assert points == dict(zip(part.vocab, part[column], strict=True))
+        said = {text.get_text() for ax in draw(runs).axes for text in ax.texts}
+        assert {figures.short(value) for value in part[column]} <= said
+
+
+def test_the_speedups_drawn_are_those_of_the_table():
+    runs = published_runs()
+    drawn = lines(figures.speedup(runs))
+    assert {key: list(points) for key, points in drawn.items()} == {
+        ("RTX 4070 Laptop", "SEMANTIC"): [50_000, 200_000],
+        ("RTX A6000", "SEMANTIC"): [50_000, 200_000, 1_000_000],
+    }
+    assert [round(x, 2) for x in drawn["RTX A6000", "SEMANTIC"].values()] == [1.61, 2.97, 4.43]
+    said = [text.get_text() for ax in figures.speedup(runs).axes for text in ax.texts]
+    assert "SEMANTIC: no such run of CE" in said
+
+
+def test_all_machines_stand_side_by_side():
+    runs = published_runs()
+    figure = figures.comparison(runs)
+    for ax, column in zip(figure.axes, ("tokens_per_s", "seconds"), strict=True):
+        drawn = {line.get_label(): line.get_ydata().tolist() for line in ax.lines if line.get_label()[0] != "_"}
+        assert len(drawn) == 4
+        for name, values in drawn.items():
+            method, machine = name.split(", ")
+            part = runs[(runs.machine == machine) & (runs.method == method.lower())]
+            assert values == part[column].dropna().tolist()
+
+
+def test_rounds_become_a_median_with_its_quartiles():
+    runs = published_runs().query("machine == 'RTX A6000' and method == 'ce'")
+    rounds = pd.concat([runs.assign(tokens_per_s=runs.tokens_per_s * x, seed=i) for i, x in enumerate((1, 2, 4))])
+    figure = figures.throughput(rounds)
+    (points,) = lines(figure).values()
+    assert list(points.values()) == (2 * runs.tokens_per_s).tolist()
+    bars = sorted(tuple(s[:, 1]) for c in figure.axes[0].collections for s in c.get_segments())
+    assert bars == sorted((1.5 * v, 3.0 * v) for v in runs.tokens_per_s)
+
+
+@pytest.mark.parametrize("draw", [figures.throughput, figures.speedup, figures.training_time, figures.comparison])
+def test_a_missing_column_is_named(draw):
+    with pytest.raises(ValueError, match=r"columns .*machine"):
+        draw(published_runs().drop(columns="machine"))
+    with pytest.raises(ValueError, match="method='magic': expected one of ce, semantic"):
+        draw(published_runs().assign(method="magic"))
+
+
+def test_every_method_has_its_own_look():
+    looks = [tuple(figures.style(*pair).values())[1:] for pair in METHODS]
+    assert len(set(looks)) == len(looks)
+    assert {method for method, _ in METHODS} == set(spec.METHODS)
+    assert figures.style("ce", "rows")["label"] == "CE, rows"
 
 
 def test_a_run_that_did_not_finish_is_said_not_drawn_as_zero():
@@ -41,7 +92,7 @@ def test_quartiles_and_extrapolation_are_drawn():
         spans = sorted(tuple(segment[:, 1]) for segment in bars)
         expected = sorted((v * 0.8, v * 1.25) for v in runs[column])
         assert [pytest.approx(span) for span in expected] == spans
-        assert figure.axes[0].get_legend().get_texts()[0].get_text() == "extrapolated"
+        assert figure.legends[0].get_texts()[-1].get_text() == "extrapolated"
 
 
 def test_the_table_is_the_papers():
@@ -64,7 +115,7 @@ def test_the_table_is_the_papers():
 
 def test_missing_columns_are_named():
     with pytest.raises(ValueError, match=r"runs: the columns \['seconds'\] are missing"):
-        figures.throughput(published_runs().drop(columns="seconds"))
+        figures.training_time(published_runs().drop(columns="seconds"))
 
 
 def test_figures_are_the_same_bytes_every_time(tmp_path):
@@ -72,11 +123,6 @@ def test_figures_are_the_same_bytes_every_time(tmp_path):
     assert [p.suffix for p in saved[0]] == [".png", ".pdf"]
     for a, b in zip(*saved, strict=True):
         assert a.read_bytes() == b.read_bytes()
-
-
-def test_methods_differ_in_colour_marker_and_line():
-    for style in zip(*METHODS.values(), strict=True):
-        assert len(set(style)) == len(METHODS)
 
 
 def test_one_method_alone_draws():

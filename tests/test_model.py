@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scta_lite.losses import uniform
+from scta_lite.losses import cosines, uniform
 from scta_lite.model import LanguageModel
 
 
@@ -82,3 +82,63 @@ def test_positions_are_predicted_from_what_came_before(tiny):
 def test_init_std_scales_the_semantic_table(tiny):
     tables = [build(tiny(init_std=std)).head.table.weight.std().item() for std in (1.0, 0.02)]
     assert tables == [pytest.approx(1.0, rel=0.1), pytest.approx(0.02, rel=0.1)]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_chunked_ce_is_ce(tiny, monkeypatch, own):
+    """torch's linear_cross_entropy and, where torch has none, our chunks; loss and gradients."""
+    if own:
+        monkeypatch.delattr(F, "linear_cross_entropy", raising=False)
+    hidden, target = torch.randn(300, 8), torch.arange(300)
+    losses, grads = [], []
+    for method in ("ce", "ce_chunked"):
+        model = build(tiny(method)).float()
+        h = hidden.clone().requires_grad_()
+        loss = model.head.loss(h, target)
+        loss.backward()
+        losses.append(loss.item())
+        grads.append((h.grad, model.head.weight.grad))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for chunked, whole in zip(*reversed(grads), strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_low_rank_ce_is_the_softmax_of_the_semantic_scores(tiny):
+    exact, semantic = (build(tiny(method)) for method in ("ce_lowrank", "semantic"))
+    hidden, target = torch.randn(9, 8).double(), torch.arange(9)
+    torch.testing.assert_close(exact.head.scores(hidden), semantic.head.scores(hidden))
+    expected = F.cross_entropy(semantic.head.scores(hidden), target)
+    assert exact.head.loss(hidden, target).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_adaptive_softmax_ranks_by_frequency(tiny):
+    counts = torch.randint(1000, (300,), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    head = LanguageModel(tiny("adaptive", hidden=16), counts).head
+    hidden, target = torch.randn(50, 16), torch.arange(50)
+    scores = head.scores(hidden)
+    torch.testing.assert_close(scores.logsumexp(1), torch.zeros(50), atol=1e-5, rtol=0)
+    assert head.loss(hidden, target).item() == pytest.approx(F.cross_entropy(scores, target).item(), rel=1e-5)
+    assert counts[head.rank.argsort()].diff().max() <= 0  # the more frequent, the nearer to the head
+
+
+def test_the_backbone_alone_keeps_its_rows(tiny):
+    model = build(tiny("backbone"))
+    before = model.embed.weight.clone()
+    model.loss(torch.randint(300, (2, 6))).backward()
+    assert model.embed.weight.grad is None
+    assert all(p.grad is not None for p in model.backbone.parameters())
+    assert torch.equal(model.embed.weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cosines_own_gradient_is_autograds(dtype):
+    q, v = torch.randn(5, 4, dtype=dtype), torch.randn(5, 3, 4, dtype=dtype)
+    v[0, 0] = v[0, 1]
+    grads = []
+    for cosine in (cosines, lambda a, b: F.cosine_similarity(a.unsqueeze(1), b, dim=-1)):
+        leaves = [x.clone().requires_grad_() for x in (q, v)]
+        (cosine(*leaves) * torch.arange(15).view(5, 3)).sum().backward()
+        grads.append([x.grad for x in leaves])
+    for mine, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, theirs)

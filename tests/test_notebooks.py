@@ -78,6 +78,11 @@ def test_mocks_are_parameters(notebook):
 
 def extremes(control):
     """The least value of a control, its default, and its greatest, or first and last option."""
+    if isinstance(control.value, bool):
+        return False, control.value, True
+    if isinstance(getattr(control, "options", None), dict):
+        values = list(control.options.values())
+        return values[0], control.value, values[-1]
     if hasattr(control, "options"):
         values = [option[1] if isinstance(option, tuple) else option for option in control.options]
         return values[0], control.value, values[-1]

@@ -6,30 +6,31 @@ runs/bench, and those that are there are not run again; `tools/bench.py DIR` kee
 
 import sys
 
-from scta_lite import Spec, sweep
+from scta_lite import PAPER, Spec, sweep
 from scta_lite.paper import ROOT
 from scta_lite.sweep import ratios
 
-METHODS = [  # method, optimizer, and the steps of a round up to V = 200K and at 1M
-    ("backbone", "dense", 30, 30),
-    ("semantic", "rows", 30, 30),
-    ("semantic", "dense", 15, 12),
-    ("adaptive", "rows", 12, 6),
-    ("adaptive", "dense", 12, 6),
-    ("ce_lowrank", "rows", 12, 0),  # like CE, it needs 17 GB at 1M
-    ("ce_chunked", "rows", 12, 3),
-    ("ce", "dense", 12, 3),
+METHODS = [  # method, optimizer, then steps and rounds up to V = 200K, and at 1M
+    ("backbone", "dense", (30, 10), (30, 10)),
+    ("semantic", "rows", (30, 10), (30, 10)),
+    ("semantic", "dense", (15, 5), (12, 5)),
+    ("adaptive", "rows", (12, 5), (6, 3)),
+    ("adaptive", "dense", (12, 5), (6, 3)),
+    ("ce_lowrank", "rows", (12, 5), (0, 0)),  # like CE, it needs 17 GB at 1M
+    ("ce_chunked", "rows", (12, 5), (3, 3)),
+    ("ce", "dense", (12, 5), (3, 3)),
 ]
 
 
 def specs() -> list[Spec]:
     """The runs in their order: rounds outermost, then V, so that what drifts drifts for all."""
     runs = []
-    for seed in range(5):
-        for vocab in (50_000, 200_000, 1_000_000)[: 2 if seed > 2 else 3]:  # three rounds at 1M
-            for method, optimizer, *steps in METHODS:
-                if n := steps[vocab > 200_000]:
-                    runs.append(Spec(method=method, optimizer=optimizer, vocab=vocab, steps=n, seed=seed))
+    for seed in range(10):
+        for vocab in PAPER.vocabs:
+            for method, optimizer, *sizes in METHODS:
+                steps, rounds = sizes[vocab > 200_000]
+                if seed < rounds:
+                    runs.append(Spec(method=method, optimizer=optimizer, vocab=vocab, steps=steps, seed=seed))
         if seed < 3:  # ids by Zipf's law, for tables larger than any text's
             runs += [Spec(method="semantic", optimizer="rows", vocab=V, steps=30, seed=seed, corpus="zipf")
                      for V in (50_000, 1_000_000, 2_000_000, 5_000_000, 10_000_000)]  # fmt: skip
