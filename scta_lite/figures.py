@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from scta_lite.paper import ROOT
 
@@ -108,7 +109,7 @@ def speedup(runs: pd.DataFrame) -> Figure:
 def comparison(runs: pd.DataFrame) -> Figure:
     """Throughput and training time of all machines, side by side; a machine has its own line, a method its colour."""
     with mpl.rc_context(fname=STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(9.5, 6.2), layout="constrained")
         columns = {"tokens_per_s": "tokens per second", "seconds": "seconds for the whole training"}
         for ax, (column, label) in zip(axes, columns.items(), strict=True):
             points = _points(runs, column)
@@ -117,7 +118,8 @@ def comparison(runs: pd.DataFrame) -> Figure:
                 look = style(method, optimizer)
                 look |= {"linestyle": lines[machine], "label": f"{look['label']}, {machine}"}
                 _line(ax, part, **look)
-            _missing(ax, points[points.value.isna()])
+            _values(ax, points[points.value.notna()])
+            _missing(ax, points[points.value.isna()], named=True)
             _axes(ax, points, label)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plt.close(figure)
@@ -214,9 +216,11 @@ def _axes(ax: Axes, points: pd.DataFrame, label: str) -> None:
     ax.set(xscale="log", yscale="log", xlabel="vocabulary V (tokens)", ylabel=label)
     ax.set_xticks(ticks, [short(v) for v in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
+    low, high = points.value.min(), points.value.max()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     ax.yaxis.set_major_formatter(lambda value, _: short(value))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.margins(x=0.16, y=0.16)
+    ax.margins(x=0.16, y=0.28 if points.value.isna().any() else 0.16)  # room for a ✗ at the foot
 
 
 def _line(ax: Axes, part: pd.DataFrame, **look: str) -> None:
@@ -238,18 +242,21 @@ def _values(ax: Axes, points: pd.DataFrame) -> None:
         gaps = [math.inf, *(ordered.value.to_numpy()[1:] / ordered.value.to_numpy()[:-1]), math.inf]
         for i, point in enumerate(ordered.itertuples()):
             above = gaps[i + 1] > gaps[i] or i == len(ordered) - 1
-            ax.annotate(short(point.value), (point.vocab, point.high if above else point.low), ha="center", fontsize=9,
+            said = f"{point.value:.2f}" if point.value < 10 else short(point.value)
+            ax.annotate(said, (point.vocab, point.high if above else point.low), ha="center", fontsize=9,
                         xytext=(0, 8 if above else -16), textcoords="offset points",
-                        color=style(point.method, point.optimizer)["color"])  # fmt: skip
+                        color=style(point.method, point.optimizer)["color"],
+                        path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
 
 
-def _missing(ax: Axes, points: pd.DataFrame) -> None:
-    """A ✗ at the foot of the panel, with the reason, for each run without a number."""
+def _missing(ax: Axes, points: pd.DataFrame, *, named: bool = False) -> None:
+    """A ✗ at the foot of the panel, with the reason, for each run without a number; `named`: with its machine too."""
     foot = ax.get_xaxis_transform()
     for row, run in enumerate(points.itertuples()):
         look, at = style(run.method, run.optimizer), 0.05 + 0.09 * row
         said = {"killed": "did not finish", "ok": "no such run of CE"}.get(run.status, run.status.replace("_", " "))
         reason = f"\n({run.reason.split(';')[0]})" if isinstance(run.reason, str) else ""
         ax.plot(run.vocab, at, "x", transform=foot, color=look["color"], markersize=9, markeredgewidth=2, clip_on=False)
-        ax.annotate(f"{look['label']}: {said}{reason}", (run.vocab, at), xycoords=foot, xytext=(-9, 0), fontsize=9,
+        where = f", {run.machine}" if named else ""
+        ax.annotate(f"{look['label']}{where}: {said}{reason}", (run.vocab, at), xycoords=foot, xytext=(-9, 0), fontsize=9,
                     textcoords="offset points", ha="right", va="center", color=look["color"])  # fmt: skip

@@ -91,7 +91,7 @@ def loss_summary(losses: list[float], spec: Spec) -> dict:
                        "steps": len(part)})  # fmt: skip
     blocks = np.array_split(np.array(losses), min(100, len(losses)))
     ends = np.cumsum([len(block) for block in blocks])
-    curve = {"step": ends.tolist(), "loss": [round(float(block.mean()), 5) for block in blocks]}
+    curve = {"step": ends.tolist(), "loss": [round(float(block.mean()), 7) for block in blocks]}
     return {"epoch_losses": epochs, "final_loss": epochs[-1]["last"], "loss_curve": curve}
 
 

@@ -7,8 +7,9 @@ import tomllib
 
 import pytest
 
-from scta_lite import load_runs
-from scta_lite.paper import ROOT
+from scta_lite import PAPER, load_runs
+from scta_lite.figures import style
+from scta_lite.paper import ROOT, claims
 from scta_lite.sweep import ratios
 
 README = (ROOT / "README.md").read_text()
@@ -83,9 +84,27 @@ def test_the_python_example_runs():
 
 
 def test_the_table_of_step_times_is_that_of_the_stored_rounds():
-    table = ratios(load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench")).set_index(["vocab", "method"])
-    for vocab in (50_000, 200_000):
-        ce, semantic = table.loc[(vocab, "ce")], table.loc[(vocab, "semantic")]
-        ratio = f"{ce.ratio:.1f} [{ce.ratio_q1:.1f}–{ce.ratio_q3:.1f}]"
-        phases = f"{semantic.backward_ms:.0f} ms, {semantic.optimizer_ms:.0f} ms"
-        assert f"{ce.step_ms:,.0f} ms | {semantic.step_ms:.3g} ms | {ratio} | {phases}" in README
+    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench")
+    table = ratios(runs[runs.corpus != "zipf"], method="semantic", optimizer="rows")
+    for run in table.itertuples():
+        (line,) = re.findall(rf"^\| {style(run.method, run.optimizer)['label']} \|.*$", README, re.M)
+        rows = (run.method, run.optimizer) == ("semantic", "rows")
+        times = "1" if rows else f"{run.ratio:.3g} [{run.ratio_q1:.3g}–{run.ratio_q3:.3g}]"
+        cell = line.split(" | ")[1 + PAPER.vocabs.index(run.vocab)]
+        assert cell.removesuffix(" |") == f"{run.step_ms:,.0f} ms: {times}", run
+
+
+def test_the_table_of_claims_is_that_of_the_results():
+    found = claims().fillna("–")
+    for claim in found.itertuples():
+        where = f"[{claim.settled_in[:2]}](notebooks/{claim.settled_in}.ipynb)" if claim.settled_in != "–" else "–"
+        assert f"| {claim.id} | {claim.claim} | **{claim.verdict}** | {claim.value} | {where} |" in README, claim.id
+    assert len(re.findall(r"^\| [CF]\d+ \|", README, re.M)) == len(found)
+
+
+def test_the_seven_figures_of_the_paper_are_there():
+    for gpu in ("rtx_4070", "rtx_a6000"):
+        for what in ("throughput", "speedup", "time"):
+            for suffix in ("png", "pdf"):
+                assert (ROOT / "figures" / f"fig_{what}_vs_vocab_{gpu}.{suffix}").is_file()
+    assert (ROOT / "figures" / "fig_comparison_all_gpus.png").is_file()
