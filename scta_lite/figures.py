@@ -257,6 +257,6 @@ def _missing(ax: Axes, points: pd.DataFrame, *, named: bool = False) -> None:
         said = {"killed": "did not finish", "ok": "no such run of CE"}.get(run.status, run.status.replace("_", " "))
         reason = f"\n({run.reason.split(';')[0]})" if isinstance(run.reason, str) else ""
         ax.plot(run.vocab, at, "x", transform=foot, color=look["color"], markersize=9, markeredgewidth=2, clip_on=False)
-        where = f", {run.machine}" if named else ""
-        ax.annotate(f"{look['label']}{where}: {said}{reason}", (run.vocab, at), xycoords=foot, xytext=(-9, 0), fontsize=9,
+        who = f"{look['label']}, {run.machine}" if named else look["label"]
+        ax.annotate(f"{who}: {said}{reason}", (run.vocab, at), xycoords=foot, xytext=(-9, 0), fontsize=9,
                     textcoords="offset points", ha="right", va="center", color=look["color"])  # fmt: skip

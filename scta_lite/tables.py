@@ -104,9 +104,9 @@ class RowState:
     m: Tensor  # (rows + 1, dim), the mean of the gradients
     v: Tensor  # (rows + 1, dim), that of their squares
     last: Tensor  # (rows + 1,), the step after which a row was last current
-    keep: float  # 1 - λ as the table's dtype rounds it, which is what dense AdamW multiplies by
-    tails: tuple[Tensor, Tensor]  # T(s) of A and of B, for s = 0, 1, … to where they no longer change
     step: Tensor  # scalar, steps done
+    decays: tuple[float, float, float]  # β1, β2, 1 - λ: by what the table's dtype lets a dense AdamW multiply
+    tails: list[tuple[float, Tensor]]  # ρ and T(s) of A, and of B; s = 0, 1, … to where T no longer changes
     steps: int = 0  # the same, known without asking the device
     used: dict[int, Borrowed] = field(default_factory=dict)  # look-ups that a backward pass gave a gradient
 
@@ -136,23 +136,14 @@ class RowAdamW:
             if not least <= value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a finite number from 0 up")
         self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
-        keep = 1 - lr * weight_decay
-        if not (0 <= betas[0] < betas[1] * keep and betas[1] <= 0.999999):
+        if not (0 <= betas[0] < betas[1] * (1 - lr * weight_decay) and betas[1] <= 0.999999):
             raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - lr · weight_decay) and β2 ≤ 0.999999")
-        rho = betas[0] / (betas[1] ** 0.5 * keep)
-        self.ratios = (rho, rho / betas[1] ** 0.5)  # ρ of A and of B
         self.state: dict[VocabTable, RowState] = {}
-        tails = self._tails()
         for table in tables:
             if not isinstance(table, VocabTable):
                 raise ValueError(f"tables={table!r}: expected VocabTables")
             table.weight  # noqa: B018  what another optimizer owes it
-            stored = table.stored
-            self.state[table] = RowState(
-                torch.zeros_like(stored), torch.zeros_like(stored), stored.new_zeros(len(stored), dtype=torch.int32),
-                stored.new_tensor(keep).item(), tuple(T.to(stored.device) for T in tails),
-                stored.new_zeros((), dtype=torch.float32),
-            )  # fmt: skip
+            self.state[table] = self._begin(table.stored)
             table.optimizer = weakref.ref(self)
 
     def zero_grad(self) -> None:
@@ -205,7 +196,8 @@ class RowAdamW:
 
     def _current(self, table: VocabTable, ids: Tensor) -> Borrowed:
         """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
-        state, (beta1, beta2), dtype = self.state[table], self.betas, table.stored.dtype
+        state, dtype = self.state[table], table.stored.dtype
+        beta1, beta2, keep = state.decays
         w, m, v = (F.embedding(ids, stored) for stored in (table.stored, state.m, state.v))  # (U, dim)
 
         def column(numbers: Tensor) -> Tensor:
@@ -213,25 +205,34 @@ class RowAdamW:
 
         s = state.last.index_select(0, ids).double()  # (U,)
         gap = state.step - s
-        at_s, at_t = (step.clamp(max=len(state.tails[0]) - 1).long() for step in (s, state.step))
-        A, B = (T[at_s] - rho**gap * T[at_t] for T, rho in zip(state.tails, self.ratios, strict=True))
+        at_s, at_t = (step.clamp(max=len(state.tails[0][1]) - 1).long() for step in (s, state.step))
+        A, B = (T[at_s] - rho**gap * T[at_t] for rho, T in state.tails)
         tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
         root = v.sqrt().add_(column(self.eps * B / A.clamp_min(tiny) + tiny))
-        w.addcmul_(torch.div(m, root, out=root), column(-self.lr * A)).mul_(column(state.keep**gap))
+        w.addcmul_(torch.div(m, root, out=root), column(-self.lr * A)).mul_(column(keep**gap))
         return Borrowed(ids, w, m.mul_(column(beta1**gap)), v.mul_(column(beta2**gap)))
 
-    def _tails(self) -> tuple[Tensor, Tensor]:
-        """T(s) of A and of B in float64, by T(s) = ρ (c(s+1) + T(s+1)) from where c is 1."""
+    def _begin(self, stored: Tensor) -> RowState:
+        def rounded(number: float) -> float:
+            return stored.new_tensor(number).item()
+
+        beta1, beta2 = 1 - rounded(1 - self.betas[0]), rounded(self.betas[1])  # torch moves m by (1 - β1) (g - m)
+        keep = rounded(1 - self.lr * self.weight_decay)
+        rho = beta1 / (beta2**0.5 * keep)
+        tails = [
+            (ratio, self._tail(ratio, power).to(stored.device)) for ratio, power in ((rho, 1), (rho / beta2**0.5, 2))
+        ]
+        last = stored.new_zeros(len(stored), dtype=torch.int32)
+        step = stored.new_zeros((), dtype=torch.float32)
+        return RowState(torch.zeros_like(stored), torch.zeros_like(stored), last, step, (beta1, beta2, keep), tails)
+
+    def _tail(self, rho: float, power: int) -> Tensor:
+        """T(s) in float64, by T(s) = ρ (c(s+1) + T(s+1)) from where c is 1; c(t) = √(1-β2^t)^power / (1-β1^t)."""
         beta1, beta2 = self.betas
         t = torch.arange(math.ceil(math.log(1e-17) / math.log(beta2)), 0, -1, dtype=torch.float64)  # n, …, 1
-        root = (1 - beta2**t).sqrt()
-
-        def tail(rho: float, c: Tensor) -> Tensor:
-            backwards = accumulate(c.tolist(), lambda T, c: rho * (c + T), initial=rho / (1 - rho))  # T(n), …, T(0)
-            return torch.tensor(list(backwards), dtype=torch.float64).flip(0)
-
-        c = root / (1 - beta1**t)
-        return tail(self.ratios[0], c), tail(self.ratios[1], c * root)
+        c = (1 - beta2**t) ** (power / 2) / (1 - beta1**t)
+        backwards = accumulate(c.tolist(), lambda T, c: rho * (c + T), initial=rho / (1 - rho))  # T(n), …, T(0)
+        return torch.tensor(list(backwards), dtype=torch.float64).flip(0)
 
 
 def _nobody() -> None:

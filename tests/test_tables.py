@@ -234,7 +234,7 @@ def test_no_operation_of_a_step_is_over_v(tiny):
         optimizers = _optimizers(spec, made)
         known = list(made.state_dict().values())
         for state in (s for o in optimizers[1:] for s in o.state.values()):
-            known += [state.m, state.v, state.last, *state.tails]
+            known += [state.m, state.v, state.last, *(T for _, T in state.tails)]
         ids = torch.randint(V, (2, 9))
         for _ in range(2):
             with Allocated(V, known) as watch:
