@@ -1,7 +1,8 @@
 """What a step costs on paper, from its Spec alone: parameters, work, memory and whether it fits; the line t = a + bV.
 
-The work is a floor: products of matrices only, each array moved as often as no implementation can avoid, nothing of
-what one kernel could keep in a cache for the next. Left out: launches, and the GRU's 63 steps that wait for each other.
+The work is a floor for code of whole arrays, such as torch's: products of matrices only, each array moved as often as
+its operations need; a kernel that keeps tiles of it on the chip can do with less. Left out: launches, and the GRU's 63
+steps that wait for each other.
 """
 
 import math
@@ -41,7 +42,7 @@ def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
 
 
 def work(spec: Spec) -> pd.DataFrame:
-    """FLOPs (two for a multiply-add) and bytes moved by a step, at least, for each phase: columns `flops`, `bytes`.
+    """FLOPs (two for a multiply-add) and bytes moved by a step for each phase: columns `flops`, `bytes`.
 
     A logit is written, made a log-probability, made a gradient, and read by both products of the backward pass: 7
     accesses. A parameter that AdamW moves is read with its gradient and two moments, and written with the moments: 7.
@@ -70,7 +71,7 @@ def work(spec: Spec) -> pd.DataFrame:
 
 
 def floor(spec: Spec, ceilings: dict[str, float]) -> pd.Series:
-    """Milliseconds of each phase below which no implementation gets, by `machine.ceilings`: the roofline.
+    """Milliseconds of each phase that its `work` takes at least, by `machine.ceilings`: the roofline.
 
     Each phase takes its FLOPs at the matrix rate or its bytes at the copy bandwidth, whichever is longer.
     """

@@ -110,8 +110,8 @@ def energy_joules(on: torch.device) -> float | None:
 def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
     """The device's bandwidth (bytes a second, read and written) and matrix rate (FLOPs a second), in float32.
 
-    With the threads and the precision that are set; the best of `repeats`, as a ceiling is. The bandwidth is that of a
-    large array changed in place: a copy also reads, unseen, the lines that it is about to overwrite.
+    With the threads and the precision that are set; the best of `repeats`, as a ceiling is. The bandwidth is the better
+    of reading a large array and changing it in place: a copy also reads, unseen, the lines that it overwrites.
     """
     large = torch.ones(1 << 26, device=on)  # 256 MB: more than a cache holds
     square = torch.ones(2048, 2048, device=on)
@@ -126,8 +126,8 @@ def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
             times.append(perf_counter() - began)
         return min(times)
 
-    moved = 2 * large.numel() * large.element_size()
-    return {"bytes_per_s": moved / seconds(lambda: large.add_(1)),
+    size = large.numel() * large.element_size()
+    return {"bytes_per_s": max(2 * size / seconds(lambda: large.add_(1)), size / seconds(large.sum)),
             "flops_per_s": 2 * len(square) ** 3 / seconds(lambda: square @ square)}  # fmt: skip
 
 

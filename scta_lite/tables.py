@@ -11,7 +11,7 @@ m and v, AdamW's steps s+1 … t without a gradient, g = t - s of them, sum up t
 with λ = lr · weight_decay and ρ = β1 / (√β2 (1-λ)); B is the same with ρ/√β2 for ρ and c(t) √(1-β2^t) for c(t). That is
 exact for ε = 0 and to first order in ε/√v. The step itself is torch's AdamW on the rows that were read. Nothing waits
 for a GPU, nothing has V rows but the tables, their moments, and one integer a row. Left out: a learning rate that
-changes, AMSGrad.
+changes, AMSGrad, saving the optimizer's state.
 """
 
 import math
@@ -34,7 +34,8 @@ class VocabTable(nn.Module):
 
     `table(ids)` gives (…, dim) for ids of any shape. While gradients are recorded it needs its optimizer, and raises
     RuntimeError without one. `weight` is the whole table, (rows, dim), up to date and outside autograd; to change it in
-    place sets the rows.
+    place sets the rows, but not those that were read since the last step, which the next step writes. A copy is up to
+    date and has no optimizer.
 
     >>> table = VocabTable(1_000_000, 2)
     >>> optimizer = RowAdamW([table], lr=0.1)
@@ -66,14 +67,18 @@ class VocabTable(nn.Module):
             return optimizer.borrow(self, ids)
         return F.embedding(ids, self.weight)
 
+    def __getstate__(self) -> dict:
+        _ = self.weight  # a copy has no optimizer that could bring it up to date
+        return {**self.__dict__, "optimizer": _nobody}
+
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.dim}"
 
     def _optimizer(self) -> "RowAdamW | None":
         optimizer = self.optimizer()
-        owned = optimizer is not None and self in optimizer.state  # not so of a copy of the table
+        owned = optimizer is not None and self in optimizer.state
         if self.behind and not owned:
-            raise RuntimeError("optimizer=None: it is gone, or the table was copied, and some rows have missed steps; "
+            raise RuntimeError("optimizer=None: it is gone, and some rows have missed steps; "
                                "expected optimizer.flush() before that")  # fmt: skip
         return optimizer if owned else None
 
@@ -83,6 +88,8 @@ class VocabTable(nn.Module):
     def _load_from_state_dict(self, state: dict, prefix: str, *others) -> None:
         if (weight := state.get(f"{prefix}weight")) is None:
             others[2].append(f"{prefix}weight")  # the missing keys
+        elif weight.shape != (self.rows, self.dim):
+            others[4].append(f"{prefix}weight of shape {tuple(weight.shape)}: expected {(self.rows, self.dim)}")
         else:
             with torch.no_grad():
                 self.weight.copy_(weight)
@@ -117,7 +124,8 @@ class RowAdamW:
     It does what `torch.optim.AdamW` does to a dense table (exactly for ε → 0). The look-ups of a table between two
     steps are merged, each with the gradient that its backward passes gave it; `step` moves their rows, `zero_grad`
     forgets the gradients. `flush` brings every row up to date, which reading `table.weight` does too. A table keeps no
-    hold of its optimizer: flush before letting that go. The learning rate is constant.
+    hold of its optimizer, and the last one made over it has it: flush before letting that go. The learning rate is
+    constant.
 
     ValueError for settings outside AdamW's range, and for betas for which the missed steps have no finite sum;
     RuntimeError for a backward pass through rows that were read before the last step.
@@ -136,13 +144,15 @@ class RowAdamW:
             if not least <= value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a finite number from 0 up")
         self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
-        if not (0 <= betas[0] < betas[1] * (1 - lr * weight_decay) and betas[1] <= 0.999999):
-            raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - lr · weight_decay) and β2 ≤ 0.999999")
+        if not (0 <= betas[0] < betas[1] * (1 - lr * weight_decay) and betas[1] <= 0.99999):
+            raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - lr · weight_decay) and β2 ≤ 0.99999")
         self.state: dict[VocabTable, RowState] = {}
         for table in tables:
             if not isinstance(table, VocabTable):
                 raise ValueError(f"tables={table!r}: expected VocabTables")
-            table.weight  # noqa: B018  what another optimizer owes it
+            if (earlier := table._optimizer()) is not None:  # a table has one optimizer, the last
+                earlier.flush()
+                earlier.state.pop(table)
             self.state[table] = self._begin(table.stored)
             table.optimizer = weakref.ref(self)
 
@@ -178,7 +188,7 @@ class RowAdamW:
 
     def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
         """Rows (…, dim) of ids (…), current, whose gradient `step` will use; `table(ids)` calls this."""
-        distinct, places = _distinct(ids, pad=table.rows)
+        distinct, places = _distinct(ids.long(), pad=table.rows)
         with torch.no_grad():
             _, w, m, v = self._current(table, distinct)
         state = self.state[table]
@@ -247,7 +257,12 @@ def _distinct(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     >>> _distinct(torch.tensor([5, 3, 5]), pad=9)
     (tensor([3, 5]), tensor([1, 0, 1]))
     """
-    return ids.unique(return_inverse=True) if ids.device.type == "cpu" else _distinct_padded(ids, pad)
+    if ids.device.type != "cpu":
+        return _distinct_padded(ids, pad)
+    distinct, places = ids.unique(return_inverse=True)
+    if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < pad:
+        raise IndexError(f"ids from {distinct[0]} to {distinct[-1]}: expected ids from 0 up and below {pad}")
+    return distinct, places
 
 
 def _distinct_padded(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 import copy
 import gc
+import pickle
 
 import pytest
 import torch
@@ -167,14 +168,58 @@ def test_rows_cannot_be_read_without_their_optimizer():
     optimizer = RowAdamW([table])
     table(torch.tensor([1, 2])).sum().backward()
     optimizer.step()
-    copied = copy.deepcopy(table)
     del optimizer
     gc.collect()
-    for behind in (table, copied):
-        with pytest.raises(RuntimeError, match=r"expected optimizer\.flush"):
-            behind(torch.tensor([3]))
-        with pytest.raises(RuntimeError, match=r"expected optimizer\.flush"):
-            behind.weight  # noqa: B018
+    with pytest.raises(RuntimeError, match=r"expected optimizer\.flush"):
+        table(torch.tensor([3]))
+    with pytest.raises(RuntimeError, match=r"expected optimizer\.flush"):
+        table.weight  # noqa: B018
+
+
+def test_copies_are_current_and_of_their_own():
+    (table, rows), _ = twins(9, 2)
+    for ids in ([1, 2], [2, 3]):
+        table(torch.tensor(ids)).square().sum().backward()
+        rows.step()
+    for copied in (copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
+        assert torch.equal(copied.weight, table.weight)
+        with pytest.raises(RuntimeError, match="expected a RowAdamW"):
+            copied(torch.tensor([1]))
+
+
+def test_a_new_optimizer_takes_over():
+    (table, rows), _ = twins(9, 2)
+    table(torch.tensor([1])).sum().backward()
+    rows.step()
+    second = RowAdamW([table], lr=0.5)
+    table(torch.tensor([2])).sum().backward()
+    second.step()
+    rows.flush()  # no longer its business
+    before = second.state[table].last[:9].tolist()
+    assert before == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert table.behind
+    second.flush()
+
+
+@pytest.mark.parametrize("ids", [[9], [-1], [3, 12]])
+def test_ids_that_are_not_there(ids):
+    (table, rows), _ = twins(9, 2)
+    assert rows.state[table].steps == 0
+    with pytest.raises(IndexError, match="expected ids from 0 up and below 9"):
+        table(torch.tensor(ids))
+
+
+def test_ids_of_32_bits_and_none():
+    (table, rows), (dense, whole) = twins(9, 2)
+    for of, optimizer in ((table, rows), (dense, whole)):
+        (of(torch.tensor([1, 5], dtype=torch.int32)).square().sum() + of(torch.empty(0).long()).sum()).backward()
+        optimizer.step()
+    torch.testing.assert_close(table.weight, dense.weight.detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_weight_of_another_shape_is_refused():
+    with pytest.raises(RuntimeError, match=r"weight of shape \(1, 2\): expected \(9, 2\)"):
+        VocabTable(9, 2).load_state_dict({"weight": torch.zeros(1, 2)})
 
 
 def test_a_flushed_table_outlives_its_optimizer():
@@ -203,7 +248,7 @@ def test_a_flushed_table_outlives_its_optimizer():
         (lambda: RowAdamW([VocabTable(3, 2)], eps=float("nan")), "eps=nan: expected a finite number"),
         (lambda: RowAdamW([VocabTable(3, 2)], weight_decay=-0.1), "weight_decay=-0.1: expected a finite number"),
         (lambda: RowAdamW([VocabTable(3, 2)], betas=(0.95, 0.9)), r"betas=\(0.95, 0.9\): expected 0 ≤ β1 < β2"),
-        (lambda: RowAdamW([VocabTable(3, 2)], betas=(0.9, 1.0)), "betas=.*β2 ≤ 0.999999"),
+        (lambda: RowAdamW([VocabTable(3, 2)], betas=(0.9, 1.0)), "betas=.*β2 ≤ 0.99999"),
     ],
 )
 def test_bad_settings_are_named(make, message):
