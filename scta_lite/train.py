@@ -106,9 +106,9 @@ def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | No
         if done == steps or (spec.budget_s and done >= 4 and perf_counter() - began > spec.budget_s):
             break
     measured = timer.summary()  # waits until the last step is done
-    seconds = perf_counter() - began
     for optimizer in optimizers[1:]:
         optimizer.flush()
+    seconds = perf_counter() - began
     used = None if energy is None else machine.energy_joules(device) - energy
     return {**_times(spec, measured, done, seconds), **loss_summary(losses[:done].tolist(), spec),
             "energy_joules": used}  # fmt: skip
