@@ -49,8 +49,7 @@ def work(spec: Spec) -> pd.DataFrame:
     """
     N, V, d, D = spec.positions, spec.vocab, spec.hidden, spec.semantic_dim
     counts, used = parameters(spec), rows_used(spec)
-    rows = sum(n * dim for n, dim in used.values())
-    dense = sum(counts.values()) - sum(V * dim for _, dim in used.values())
+    rows, dense = sum(n * dim for n, dim in used.values()), _dense(spec)
     logits, width = _logits(spec), D if spec.method == "ce_lowrank" else d
     multiplied = {"semantic": N * D * (1 + spec.negatives + d), "ce_lowrank": N * D * (V + d), "backbone": 0}
     head = multiplied.get(spec.method, logits * width)
@@ -59,8 +58,6 @@ def work(spec: Spec) -> pd.DataFrame:
     read = counts["head"] if spec.method != "semantic" else 3 * N * (1 + spec.negatives) * D  # table, rows, product
     early = spec.method == "ce_chunked"  # its gradients are made in the forward pass, chunk by chunk
     gru, states = 6 * N * d * d, 12 * N * d
-    if spec.method == "backbone":
-        dense = counts["backbone"]
     floats = {
         "forward": states + read + (7 if early else 3) * logits + 3 * rows + early * 2 * read,
         "backward": 2 * states + dense + (0 if early else read + 4 * logits),
@@ -73,7 +70,7 @@ def work(spec: Spec) -> pd.DataFrame:
 def floor(spec: Spec, ceilings: dict[str, float]) -> pd.Series:
     """Milliseconds of each phase that its `work` takes at least, by `machine.ceilings`: the roofline.
 
-    Each phase takes its FLOPs at the matrix rate or its bytes at the copy bandwidth, whichever is longer.
+    Each phase takes its FLOPs at the matrix rate or its bytes at the bandwidth, whichever is longer.
     """
     needed = work(spec)
     return 1e3 * np.maximum(needed.flops / ceilings["flops_per_s"], needed.bytes / ceilings["bytes_per_s"])
@@ -88,12 +85,9 @@ def memory(spec: Spec) -> dict[str, int]:
     a borrowed row six times: value, moments, gradient, and two while it catches up.
     """
     counts, used = parameters(spec), rows_used(spec)
-    whole, V = sum(counts.values()), spec.vocab
-    dense = whole - sum(V * dim for _, dim in used.values())
-    moments = 3 * whole + len(used) * V  # the step at which a row was last current
-    if spec.method == "backbone":
-        dense, moments = counts["backbone"], whole + 2 * counts["backbone"]
-    logits = _logits(spec)
+    dense, logits, V = _dense(spec), _logits(spec), spec.vocab
+    on_rows = sum(V * (2 * dim + 1) for _, dim in used.values())  # two moments, and the step a row was last current
+    moments = sum(counts.values()) + 2 * dense + on_rows
     working = {
         "ce_chunked": dense + 3 * logits * CHUNK // max(CHUNK, spec.positions),
         "ce_lowrank": max(3 * logits + 3 * V * spec.semantic_dim, dense),
@@ -132,6 +126,14 @@ def lines(runs: pd.DataFrame) -> pd.DataFrame:
             found.append({**dict(zip(keys, key, strict=True)), "a_ms": a, "b_us": 1e6 * b, "residual": residual,
                           "points": len(points)})  # fmt: skip
     return pd.DataFrame(found)
+
+
+def _dense(spec: Spec) -> int:
+    """Parameters that have a gradient and moments of their whole size; the backbone alone trains no table."""
+    counts = parameters(spec)
+    if spec.method == "backbone":
+        return counts["backbone"]
+    return sum(counts.values()) - sum(spec.vocab * dim for _, dim in rows_used(spec).values())
 
 
 def _logits(spec: Spec) -> int:

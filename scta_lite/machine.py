@@ -91,6 +91,9 @@ def peak_memory(on: torch.device) -> tuple[int, str]:
     """Bytes, and of what: the allocator's peak since its last reset on a GPU, else the process's since it started."""
     if on.type == "cuda":
         return torch.cuda.max_memory_allocated(on), "CUDA allocator"
+    with suppress(OSError, StopIteration):  # getrusage's would be the parent's, if that was larger when it spawned us
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), "process RSS"
     unit = 1 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process RSS"
 

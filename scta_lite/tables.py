@@ -140,8 +140,8 @@ class RowAdamW:
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ):
-        for name, value, least in (("lr", lr, 0), ("eps", eps, 0), ("weight_decay", weight_decay, 0)):
-            if not least <= value < math.inf:
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+            if not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value!r}: expected a finite number from 0 up")
         self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
         if not (0 <= betas[0] < betas[1] * (1 - lr * weight_decay) and betas[1] <= 0.99999):
@@ -215,7 +215,8 @@ class RowAdamW:
 
         s = state.last.index_select(0, ids).double()  # (U,)
         gap = state.step - s
-        at_s, at_t = (step.clamp(max=len(state.tails[0][1]) - 1).long() for step in (s, state.step))
+        at_s, at_t = (t.clamp(max=len(state.tails[0][1]) - 1).long().view(-1) for t in (s, state.step))
+        # (U,) and (1,): a scalar index would have to come to the host
         A, B = (T[at_s] - rho**gap * T[at_t] for rho, T in state.tails)
         tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
         root = v.sqrt().add_(column(self.eps * B / A.clamp_min(tiny) + tiny))

@@ -94,6 +94,13 @@ def test_the_table_of_step_times_is_that_of_the_stored_rounds():
         assert cell.removesuffix(" |") == f"{run.step_ms:,.0f} ms: {times}", run
 
 
+def test_the_growth_in_prose_is_that_of_the_stored_rounds():
+    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench").query("optimizer == 'rows'")
+    step = runs[runs.method == "semantic"].groupby([runs.corpus == "zipf", "vocab"]).step_ms.median()
+    assert f"{step[False, 1_000_000] / step[False, 50_000]:.1f} times the time at 1M tokens as at 50K" in README
+    assert f"{step[True, 5_000_000] / step[True, 50_000]:.1f} times at 5M" in README
+
+
 def test_the_table_of_claims_is_that_of_the_results():
     found = claims().fillna("–")
     for claim in found.itertuples():
