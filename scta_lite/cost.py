@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scta_lite import machine
-from scta_lite.spec import CHUNK, Spec, adaptive_cutoffs
+from scta_lite.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
@@ -31,13 +31,13 @@ def parameters(spec: Spec) -> dict[str, int]:
 def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
     """Of each table that RowAdamW trains, the distinct rows that a step uses, and their dimension.
 
-    Of the input table at most one for each position; of the semantic table what N (K+1) uniform draws are expected to
-    hit.
+    Of the input table at most one for each position; of the semantic table what as many uniform draws as vectors are
+    read are expected to hit: other samplers hit fewer.
     """
     if spec.optimizer == "dense":
         return {}
-    drawn = spec.vocab * -math.expm1(-spec.positions * (1 + spec.negatives) / spec.vocab)
-    semantic = {"head": (drawn, spec.semantic_dim)} if spec.method == "semantic" else {}
+    drawn = spec.vocab * -math.expm1(-_vectors(spec) / spec.vocab)
+    semantic = {"head": (drawn, spec.semantic_dim)} if spec.method in SAMPLED else {}
     return {"input": (min(spec.positions, spec.vocab), spec.hidden), **semantic}
 
 
@@ -51,11 +51,12 @@ def work(spec: Spec) -> pd.DataFrame:
     counts, used = parameters(spec), rows_used(spec)
     rows, dense = sum(n * dim for n, dim in used.values()), _dense(spec)
     logits, width = _logits(spec), D if spec.method == "ce_lowrank" else d
-    multiplied = {"semantic": N * D * (1 + spec.negatives + d), "ce_lowrank": N * D * (V + d), "backbone": 0}
-    head = multiplied.get(spec.method, logits * width)
+    sampled = spec.method in SAMPLED
+    multiplied = {"ce_lowrank": N * D * (V + d), "backbone": 0}
+    head = N * D * d + D * _scores(spec) if sampled else multiplied.get(spec.method, logits * width)
     if spec.method == "adaptive":
         head = sum(N * share * (size + d * (w < d)) * w for w, size, share in _clusters(spec))
-    read = counts["head"] if spec.method != "semantic" else 3 * N * (1 + spec.negatives) * D  # table, rows, product
+    read = 3 * _vectors(spec) * D if sampled else counts["head"]  # table, rows, product
     early = spec.method == "ce_chunked"  # its gradients are made in the forward pass, chunk by chunk
     gru, states = 6 * N * d * d, 12 * N * d
     floats = {
@@ -81,8 +82,8 @@ def memory(spec: Spec) -> dict[str, int]:
 
     Weights and AdamW's two moments: 12 bytes a parameter. The rest peaks either in the backward pass of an exact head,
     with three (N, V) arrays (log-probabilities, their gradient, that of the logits) and no table's gradient yet, or
-    with every gradient there, 4 bytes a parameter that is trained densely. SEMANTIC holds (N, K+1, D) three times, and
-    a borrowed row six times: value, moments, gradient, and two while it catches up.
+    with every gradient there, 4 bytes a parameter that is trained densely. A sampling head holds its vectors three
+    times, and a borrowed row six times: value, moments, gradient, and two while it catches up.
     """
     counts, used = parameters(spec), rows_used(spec)
     dense, logits, V = _dense(spec), _logits(spec), spec.vocab
@@ -91,7 +92,7 @@ def memory(spec: Spec) -> dict[str, int]:
     working = {
         "ce_chunked": dense + 3 * logits * CHUNK // max(CHUNK, spec.positions),
         "ce_lowrank": max(3 * logits + 3 * V * spec.semantic_dim, dense),
-        "semantic": 3 * spec.positions * (1 + spec.negatives) * spec.semantic_dim + dense,
+        **dict.fromkeys(SAMPLED, 3 * _vectors(spec) * spec.semantic_dim + 3 * _scores(spec) + dense),
     }.get(spec.method, max(3 * logits, dense))
     working += 12 * spec.positions * spec.hidden + 6 * sum(n * dim for n, dim in used.values())
     return {"weights and moments": moments * FLOAT, "gradients and activations": int(working) * FLOAT}
@@ -134,6 +135,16 @@ def _dense(spec: Spec) -> int:
     if spec.method == "backbone":
         return counts["backbone"]
     return sum(counts.values()) - sum(spec.vocab * dim for _, dim in rows_used(spec).values())
+
+
+def _vectors(spec: Spec) -> int:
+    """Rows that a sampling head reads in a step, as often as it reads them: the targets' and the negatives'."""
+    return spec.positions + (spec.shared or spec.positions * spec.negatives)
+
+
+def _scores(spec: Spec) -> int:
+    """Scores that a sampling head computes in a step."""
+    return spec.positions * (1 + (spec.shared or spec.negatives))
 
 
 def _logits(spec: Spec) -> int:

@@ -1,35 +1,120 @@
-"""Full-vocabulary metrics: the same ruler for every method, whatever loss it was trained with.
+"""Full-vocabulary metrics: the same ruler for every method, whatever loss it was trained with; and its two controls.
 
-Left out so far: the controls (unigram, constant score).
+Perplexities compare models of one vocabulary. Across vocabularies the unit of text differs: compare nats a character.
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from scta_lite.losses import log_unigram
 
 HITS = (1, 5, 10)
 _SCORES = 1 << 27  # scores alive at a time: 0.5 GB in float32, and a few times that within one chunk
 
 
+@dataclass
+class HeldOut:
+    """The held-out text of a run, in two halves of different documents: one to choose by, and one to report."""
+
+    validation: Tensor  # (n, T) ids
+    test: Tensor  # (n, T)
+    counts: Tensor  # (V,), of the ids in training
+    lengths: Tensor | None  # (V,), characters of each token
+
+    @staticmethod
+    def split(ids: Tensor, most: int, counts: Tensor, lengths: Tensor | None) -> "HeldOut":
+        """Of ids (n, T), n from 2 up, the first half and the second, at most `most` examples each."""
+        return HeldOut(*(half[:most] for half in ids.tensor_split(2)), counts, lengths)
+
+    def look(self, model: nn.Module) -> dict:
+        """Metrics on the half to choose by."""
+        return metrics(model, self.validation, lengths=self.lengths)
+
+    def report(self, model: nn.Module) -> dict:
+        """On the other half: the metrics, the same with the scale that the first half chose, and the controls."""
+        scale = best_scale(model, self.validation)
+        return {
+            "full_vocab": metrics(model, self.test, lengths=self.lengths),
+            "calibrated": {"scale": scale, **metrics(model, self.test, lengths=self.lengths, scale=scale)},
+            "controls": controls(self.counts, self.test, lengths=self.lengths),
+        }
+
+
+class Control(nn.Module):
+    """A model that gives every position the same scores (V,), in float64."""
+
+    def __init__(self, scores: Tensor):
+        super().__init__()
+        self.vocab, self.same, self.head = len(scores), scores, self
+
+    def positions(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        target = ids[:, 1:].flatten()
+        return target.new_zeros(len(target), 1), target
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        return self.same.expand(len(hidden), -1)
+
+
 @torch.no_grad()
-def metrics(model: nn.Module, ids: Tensor) -> dict:
+def metrics(model: nn.Module, ids: Tensor, *, lengths: Tensor | None = None, scale: float = 1.0) -> dict:
     """NLL (nats), perplexity, MRR and Hit@1/5/10 of predicting each id from those before it; ids: (n, T).
 
     Every one of the V tokens is scored. A target's rank counts the tokens that score at least as high, so ties count
-    against the model. ValueError without an id to predict.
+    against the model. With `lengths`, the characters of each token (V,), also nats per character: all nats over all
+    characters of the targets. `scale` multiplies the scores. ValueError without an id to predict.
     """
+    nll, ranks, characters = [], [], 0
+    for scores, y in _scored(model, ids):
+        scores = scores.float() * scale  # (chunk, V)
+        wanted = scores.gather(1, y[:, None])  # (chunk, 1)
+        nll.append(scores.logsumexp(1) - wanted[:, 0])
+        ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
+        characters += 0 if lengths is None else int(lengths[y].sum())
+    nll, rank = torch.cat(nll).double(), torch.cat(ranks).double()
+    found = {"nll": nll.mean().item(), "perplexity": math.exp(nll.mean()) if nll.mean() < 700 else math.inf}
+    hits = {f"hit@{k}": (rank <= k).double().mean().item() for k in HITS}
+    found |= {"nats_per_character": nll.sum().item() / characters if characters else None}
+    return {**found, "mrr": (1 / rank).mean().item(), **hits, "positions": len(rank)}
+
+
+def controls(counts: Tensor, ids: Tensor, *, lengths: Tensor | None = None) -> dict:
+    """The metrics of knowing no context: of the unigram of the training counts (V,), and of knowing nothing at all."""
+    known = {"unigram": log_unigram(counts), "constant": torch.zeros(len(counts), device=counts.device)}
+    return {name: metrics(Control(scores), ids, lengths=lengths) for name, scores in known.items()}
+
+
+@torch.no_grad()
+def best_scale(model: nn.Module, ids: Tensor, *, positions: int = 1024) -> float:
+    """The number that the scores are to be multiplied by for the least NLL on `ids`: temperature scaling.
+
+    By Newton's method on the first positions; the NLL is convex in the scale. Guo et al. 2017 give the method.
+    """
+    scale = 1.0
+    ids = ids[: max(1, positions // ids.shape[1])]
+    for _ in range(20):
+        slope = curvature = 0.0
+        for scores, y in _scored(model, ids):
+            scores = scores.double()
+            p = (scores * scale).softmax(1)  # (chunk, V)
+            mean = (p * scores).sum(1)
+            slope += (mean - scores.gather(1, y[:, None])[:, 0]).sum().item()
+            curvature += ((p * scores.square()).sum(1) - mean.square()).sum().item()
+        step = slope / curvature if curvature > 0 else 0.0
+        scale = min(max(scale - step, scale / 2), scale * 2)
+        if abs(step) < 1e-4 * scale:
+            break
+    return scale
+
+
+def _scored(model: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Scores (chunk, V) and targets (chunk,) of all positions, chunk by chunk."""
     if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         raise ValueError(f"ids of shape {tuple(ids.shape)}: expected (n, T) with n from 1 up and T from 2 up")
-    nll, ranks = [], []
     for batch in ids.split(max(1, (1 << 16) // ids.shape[1])):
         hidden, target = model.positions(batch)
         for h, y in zip(*(part.split(max(1, _SCORES // model.vocab)) for part in (hidden, target)), strict=True):
-            scores = model.head.scores(h).float()  # (chunk, V)
-            wanted = scores.gather(1, y[:, None])  # (chunk, 1)
-            nll.append(scores.logsumexp(1) - wanted[:, 0])
-            ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
-    nll, rank = torch.cat(nll).double().mean().item(), torch.cat(ranks).double()
-    hits = {f"hit@{k}": (rank <= k).double().mean().item() for k in HITS}
-    perplexity = math.exp(nll) if nll < 700 else math.inf
-    return {"nll": nll, "perplexity": perplexity, "mrr": (1 / rank).mean().item(), **hits, "positions": len(rank)}
+            yield model.head.scores(h), y

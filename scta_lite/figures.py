@@ -29,6 +29,8 @@ METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marke
     ("ce_lowrank", "rows"): ("CE at D = 64, rows", "#56B4E9", "P", "--"),
     ("adaptive", "dense"): ("adaptive softmax", "#CC79A7", "v", ":"),
     ("adaptive", "rows"): ("adaptive softmax, rows", "#CC79A7", "<", "-"),
+    ("semantic_prior", "rows"): ("SEMANTIC with prior, rows", "#000000", "*", "-"),
+    ("sampled_softmax", "rows"): ("sampled softmax, rows", "#B8A600", "h", "-."),
     ("backbone", "dense"): ("backbone alone", "#555555", "X", ":"),
 }
 RUN = ["machine", "method", "optimizer", "vocab"]  # what a point of a figure is one of

@@ -5,12 +5,14 @@ and `semantic`; the others are what to compare them with. Left out: the Transfor
 stage, alignment.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from scta_lite.losses import contrastive_loss, cosines, cross_entropy, uniform
-from scta_lite.spec import CHUNK, Spec, adaptive_cutoffs
+from scta_lite.losses import contrastive_loss, cosines, cross_entropy, log_q, uniform, weighted
+from scta_lite.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 from scta_lite.tables import VocabTable
 
 
@@ -82,31 +84,74 @@ class LowRankCEHead(nn.Module):
         self.project = nn.Linear(spec.hidden, spec.semantic_dim, bias=False)  # W_sem: (D, d)
         self.table = table(spec.vocab, spec.semantic_dim)  # E_sem
         self.table.weight.data.mul_(spec.init_std)  # both kinds of table are drawn from N(0, 1)
+        if spec.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(spec.temperature).log())
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """τ."""
+        return self.log_temperature.exp() if self.spec.learn_temperature else self.spec.temperature
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        z = F.normalize(self.project(hidden), dim=-1) / self.spec.temperature
+        z = F.normalize(self.project(hidden), dim=-1) / self.temperature
         return cross_entropy(z, F.normalize(self.table.weight, dim=-1), target)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Scores (N, V), which a softmax turns into probabilities (negatives being uniform); hidden: (N, d)."""
-        return cosines(self.project(hidden), self.table.weight).div_(self.spec.temperature)
+        """Scores (N, V), which a softmax turns into probabilities; hidden: (N, d)."""
+        return cosines(self.project(hidden), self.table.weight).div_(self.temperature)
 
 
-class SemanticHead(LowRankCEHead):
-    """The same scores, trained with the paper's contrastive loss, which reads 1 + K rows for each position."""
+class SampledHead(LowRankCEHead):
+    """The same scores, trained on the target's and on those of a sample of negatives, drawn from q.
+
+    Three losses: the paper's ("semantic"); the same, whose scores estimate log p/q, with log q added where all tokens
+    are scored ("semantic_prior": negatives that hit the target are kept, as this estimate needs); and the sampled
+    softmax, whose scores estimate log p: log(S q) is subtracted from the negatives', and hits are left out.
+    """
 
     def __init__(self, spec: Spec, counts: Tensor | None = None):
         super().__init__(spec, counts, TABLES[spec.optimizer])
+        if spec.sampler != "uniform" or spec.method != "semantic":
+            of_q = log_q(spec.sampler, torch.zeros(spec.vocab) if counts is None else counts)
+            self.register_buffer("log_q", of_q.float())  # (V,)
+            self.register_buffer("cumulative", of_q.exp().cumsum(0))  # (V,)
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
-        """Mean loss in nats over fresh negatives, K for each position; hidden: (N, d), target: (N,)."""
-        shape = (len(target), self.spec.negatives)
-        negatives = uniform(shape, self.spec.vocab, generator=generator).to(target.device)  # as spec.sampler says
-        rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather
-        scores = cosines(self.project(hidden), rows) / self.spec.temperature  # (N, 1+K)
-        hits = negatives == target.unsqueeze(1) if self.spec.mask_hits else None  # (N, K)
-        return contrastive_loss(scores[:, 0], scores[:, 1:], hits=hits)
+        """Mean loss in nats over fresh negatives, S for all or K for each position; hidden: (N, d), target: (N,)."""
+        N, S, query = len(target), self.spec.shared, self.project(hidden)
+        negatives, hits = self._draw(target, (S,) if S else (N, self.spec.negatives), generator)
+        if S:
+            rows = self.table(torch.cat([target, negatives]))  # (N+S, D): one gather
+            positive = cosines(query, rows[:N].unsqueeze(1))[:, 0] / self.temperature  # (N,)
+            rivals = cosines(query, rows[N:]) / self.temperature  # (N, S)
+        else:
+            rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather
+            scores = cosines(query, rows) / self.temperature  # (N, 1+K)
+            positive, rivals = scores[:, 0], scores[:, 1:]
+        correction = None
+        if self.spec.method == "sampled_softmax":
+            correction = (torch.zeros_like(positive), self.log_q[negatives] + math.log(negatives.shape[-1]))
+        return contrastive_loss(positive, rivals, log_q=correction, hits=hits)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        scores = super().scores(hidden)
+        return scores.add_(self.log_q) if self.spec.method == "semantic_prior" else scores
+
+    def _draw(self, target: Tensor, shape: tuple, generator: Generator | None) -> tuple[Tensor, Tensor | None]:
+        """Negatives (S,) or (N, K), and which of them (N, S or K) a position leaves out, if any."""
+        left_out = None
+        if self.spec.sampler == "in_batch":  # the targets of other positions: at its own each would meet itself
+            places = uniform(shape, len(target), generator=generator).to(target.device)
+            negatives, left_out = target[places], places == torch.arange(len(target), device=target.device).unsqueeze(1)
+        elif self.spec.sampler == "uniform":
+            negatives = uniform(shape, self.spec.vocab, generator=generator).to(target.device)
+        else:
+            negatives = weighted(shape, self.cumulative, generator=generator)
+        if self.spec.mask_hits or self.spec.method == "sampled_softmax":
+            hits = negatives == target.unsqueeze(1)
+            left_out = hits if left_out is None else hits | left_out
+        return negatives, left_out
 
 
 class NoHead(nn.Module):
@@ -121,10 +166,10 @@ class NoHead(nn.Module):
 
 HEADS = {
     "ce": CEHead,
-    "semantic": SemanticHead,
     "ce_chunked": ChunkedCEHead,
     "ce_lowrank": LowRankCEHead,
     "adaptive": AdaptiveHead,
+    **dict.fromkeys(SAMPLED, SampledHead),
     "backbone": NoHead,
 }
 

@@ -46,7 +46,11 @@ class Result:
     epoch_losses: list[dict] = field(default_factory=list)  # epoch, first, last (nats), and the steps averaged for each
     final_loss: float | None = None  # the last epoch's `last`
     loss_curve: dict | None = None  # step, loss: means of at most 100 equal blocks, nats
-    full_vocab: dict | None = None  # evaluate.metrics
+    full_vocab: dict | None = None  # evaluate.metrics on the test half of the held-out text
+    validation: list[dict] = field(default_factory=list)  # step, seconds of training, and metrics on the other half
+    calibrated: dict | None = None  # the metrics of the test half with scores times `scale`, which validation chose
+    controls: dict | None = None  # of the test half: the unigram's metrics and those of constant scores
+    learnt_temperature: float | None = None
     machine: str | None = None
     host: dict = field(default_factory=dict)  # threads, memory, versions, git commit
     date: str | None = None  # UTC

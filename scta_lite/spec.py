@@ -10,14 +10,20 @@ import json
 import re
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from scta_lite.paper import PAPER
 
-METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", "backbone")
+SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
+METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
+SAMPLERS = ("uniform", "log_uniform", "unigram", "unigram^0.75", "in_batch")
+# What a field that is None means for a method: the plain reading of the paper, or what notebook 06 found to serve best.
+_PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
+_TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
+DEFAULTS = {"sampled_softmax": _TUNED, "semantic_prior": _TUNED}
 CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is one at d = 256 and V from 200K up
 
 
@@ -90,6 +96,8 @@ class Spec:
     steps: int | None = _integer(2, "steps to run; by default all of a training", None)
     budget_s: float | None = _positive("seconds after which a run stops, once 1 + 3 steps are done", None)
     evaluate: bool = _one_of((True, False), "full-vocabulary metrics on held-out text, after one epoch or more", False)
+    eval_every: int | None = _integer(1, "steps between metrics on the validation half of the held-out text", None)
+    eval_every_s: float | None = _positive("seconds of training between such metrics", None)
     device: str = _text('"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …', "auto")
     seed: int = _integer(0, "of the initialisation, the order of the examples and the negatives", 0)
     # The paper's settings:
@@ -98,19 +106,20 @@ class Spec:
     seq_len: int = _integer(2, "T, tokens in an example, of which T - 1 are predicted", PAPER.seq_len)
     epochs: int = _integer(1, "epochs in a training", PAPER.epochs)
     lr: float = _positive("learning rate", PAPER.lr)
+    table_lr: float | None = _positive("learning rate of the parameters with a row for each token; by default lr", None)
     hidden: int = _integer(1, "d, width of the GRU and of the input embeddings", PAPER.hidden)
     semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
     temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
+    learn_temperature: bool = _one_of((True, False), "τ is a parameter, and `temperature` where it begins", False)
     # What the paper leaves open:
     betas: tuple[float, float] = _field(_betas, "two numbers from 0 up and below 1", "of AdamW", (0.9, 0.999))
     eps: float = _positive("of AdamW", 1e-8)
     weight_decay: float = _field(_decay, "a finite number from 0 up", "of AdamW", 0.01)
-    sampler: str = _one_of(
-        ("uniform",), "the distribution q of the negatives: each token alike, with replacement", "uniform"
-    )
+    sampler: str | None = _one_of(SAMPLERS, "q, from which negatives are drawn with replacement", None)
+    shared: int | None = _integer(0, "S, negatives shared by all positions; 0: each position has K of its own", None)
     mask_hits: bool = _one_of((True, False), "leave out a negative that is the target itself", False)
-    init_std: float = _positive("of the semantic table; 1 is torch's default for embeddings", 1.0)
+    init_std: float | None = _positive("of the semantic table; 1 is torch's default for embeddings", None)
     precision: str = _one_of(("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast", "float32")
     threads: int | None = _integer(1, "of the CPU; by default torch's choice", None)
     eval_examples: int = _integer(1, "held-out examples that evaluate reads, at most", 256)
@@ -118,6 +127,7 @@ class Spec:
     def __post_init__(self):
         for f in fields(self):
             value = getattr(self, f.name)
+            value = self._default(f) if value is None else value
             checked = None if value is None else f.metadata["check"](value)
             if checked is None and not (value is None and f.default is None):
                 raise ValueError(f"{f.name}={value!r}: expected {f.metadata['expected']}")
@@ -132,7 +142,11 @@ class Spec:
             raise ValueError(
                 "method='backbone': expected optimizer='dense' and evaluate=False: it has no table or head"
             )
-        if self.method.startswith("semantic") and self.negatives >= self.vocab:
+        if self.method == "semantic_prior" and self.mask_hits:
+            raise ValueError(
+                "mask_hits=True: expected False for method='semantic_prior', whose estimate needs the hits"
+            )
+        if self.method in SAMPLED and not self.shared and self.negatives >= self.vocab:
             raise ValueError(f"negatives={self.negatives}: expected fewer than vocab={self.vocab}")
 
     @property
@@ -159,10 +173,14 @@ class Spec:
         >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
         'ce-50000-8d6f397c'
         """
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != self._default(f)}
         changed["corpus"] = fingerprint
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-{self.vocab}-{digest[:8]}"
+
+    def _default(self, f: Field) -> Any:
+        """The field's default, which for some depends on the method."""
+        return DEFAULTS.get(self.method, _PLAIN).get(f.name, f.default)
 
 
 def adaptive_cutoffs(vocab: int) -> list[int]:

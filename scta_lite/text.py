@@ -57,6 +57,10 @@ class Corpus:
         words = json.loads((self.folder / "words.json").read_text())
         return Vocabulary(words, np.load(self.folder / "phrases.npy", mmap_mode="r")).first(vocab)
 
+    def lengths(self, vocab: int) -> torch.Tensor | None:
+        """Characters of each token, (V,), or None for a corpus without text."""
+        return None if self.folder is None else torch.from_numpy(self.vocabulary(vocab).lengths())
+
     def ids(self, vocab: int, needed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Training ids (n,) and held-out ids (m,), int32 and below `vocab`; from the cache where it has them.
 

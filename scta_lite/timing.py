@@ -3,7 +3,8 @@
 On a GPU a mark is a CUDA event, on a CPU the clock. Nothing synchronises before `summary`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from time import perf_counter
 
@@ -46,8 +47,7 @@ class StepTimer:
 
         The warm-up is the first third of the steps, at least 1 and at most 10: allocators and caches settle slowly.
         """
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        _finish(self.device)
         warm = min(10, max(1, len(self.steps) // 3))
         ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in self.steps[warm:]])
         q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
@@ -63,6 +63,30 @@ class StepTimer:
 
     def _between(self, a: torch.cuda.Event | float, b: torch.cuda.Event | float) -> float:
         return a.elapsed_time(b) if self.device.type == "cuda" else 1e3 * (b - a)
+
+
+class Clock:
+    """Seconds since it was made, less those in which it was paused."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.began, self.out = device, perf_counter(), 0.0
+
+    def seconds(self) -> float:
+        return perf_counter() - self.began - self.out
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is not counted; what the device was given before it, is."""
+        _finish(self.device)
+        began = perf_counter()
+        yield
+        _finish(self.device)
+        self.out += perf_counter() - began
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Ticker:

@@ -12,19 +12,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scta_lite import cost, evaluate, machine, text
-from scta_lite.model import LanguageModel
+from scta_lite import cost, machine, text
+from scta_lite.evaluate import HeldOut
+from scta_lite.model import CEHead, LanguageModel
 from scta_lite.result import Result, loss_summary, writable
 from scta_lite.spec import Spec, add_arguments
 from scta_lite.tables import RowAdamW, VocabTable
-from scta_lite.timing import Progress, StepTimer, Ticker
+from scta_lite.timing import Clock, Progress, StepTimer, Ticker
 
 
 def train(spec: Spec, *, progress: Progress | None = None) -> Result:
@@ -46,15 +46,21 @@ def train(spec: Spec, *, progress: Progress | None = None) -> Result:
             torch.manual_seed(spec.seed)
             counts = torch.from_numpy(np.bincount(ids.flatten(), minlength=spec.vocab))
             model = LanguageModel(spec, counts).to(device)
-        found = _loop(spec, model, torch.from_numpy(ids).to(device), progress)
+        held = None
+        if spec.evaluate and len(heldout) > 1:
+            lengths = corpus.lengths(spec.vocab)
+            held = torch.from_numpy(heldout.astype(np.int64)), spec.eval_examples, counts, lengths
+            held = HeldOut.split(*(x if x is None or isinstance(x, int) else x.to(device) for x in held))
+        found = _loop(spec, model, torch.from_numpy(ids).to(device), progress, held)
         result = Result(
             spec=spec, status="ok", fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=available,
             needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
-        if spec.evaluate and result.steps_run >= spec.epoch_steps and len(heldout):
-            sample = torch.from_numpy(heldout[: spec.eval_examples].astype(np.int64)).to(device)
-            result.full_vocab = evaluate.metrics(model, sample)
+        if result.validation:
+            vars(result).update(held.report(model))
+        if spec.learn_temperature:
+            result.learnt_temperature = model.head.temperature.item()
     return result
 
 
@@ -76,50 +82,73 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
     return result
 
 
-def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | None) -> dict:
+def _loop(spec: Spec, model: LanguageModel, ids: Tensor, progress: Progress | None, held: HeldOut | None) -> dict:
     """All steps of the run; the Result's fields that they measure."""
     device = ids.device
     optimizers = _optimizers(spec, model)
     generator = torch.Generator(device).manual_seed(spec.seed)
     steps = spec.steps or spec.steps_total
-    losses = torch.zeros(steps, device=device)
+    losses, validation = torch.zeros(steps, device=device), []
     timer, show = StepTimer(device), Ticker(progress, steps, device)
-    energy, began = machine.energy_joules(device), perf_counter()
-    for step, batch in enumerate(_batches(spec, len(ids), device)):
-        timer.start()
-        examples = ids[batch]  # (B, T)
-        timer.mark("data")
-        with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            loss = model.loss(examples, generator)
-        timer.mark("forward")
-        loss.backward()
-        timer.mark("backward")
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        timer.mark("optimizer")
-        losses[step] = loss.detach()
-        show(step + 1, losses)
-        if step == 0 and device.type == "cuda":
+    energy, clock = machine.energy_joules(device), Clock(device)
+    for done, batch in enumerate(_batches(spec, len(ids), device), 1):
+        losses[done - 1] = _step(spec, model, ids, batch, optimizers, generator, timer)
+        show(done, losses)
+        if done == 1 and device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        done = step + 1
-        if done == steps or (spec.budget_s and done >= 4 and perf_counter() - began > spec.budget_s):
+        seconds = clock.seconds()
+        last = done == steps or (spec.budget_s is not None and done >= 4 and seconds > spec.budget_s)
+        if held and _look_due(spec, done, seconds, validation, last):
+            with clock.paused():
+                validation.append({"step": done, "seconds": clock.seconds(), **held.look(model)})
+        if last:
             break
     measured = timer.summary()  # waits until the last step is done
     for optimizer in optimizers[1:]:
         optimizer.flush()
-    seconds = perf_counter() - began
-    used = None if energy is None else machine.energy_joules(device) - energy
+    seconds = clock.seconds()
+    used = None if energy is None or validation else machine.energy_joules(device) - energy  # a look takes energy too
     return {**_times(spec, measured, done, seconds), **loss_summary(losses[:done].tolist(), spec),
-            "energy_joules": used}  # fmt: skip
+            "energy_joules": used, "validation": validation}  # fmt: skip
+
+
+def _step(spec, model, ids, batch, optimizers, generator, timer) -> Tensor:
+    """One step, its phases marked; its loss, on the device."""
+    device = ids.device
+    timer.start()
+    examples = ids[batch]  # (B, T)
+    timer.mark("data")
+    with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+        loss = model.loss(examples, generator)
+    timer.mark("forward")
+    loss.backward()
+    timer.mark("backward")
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    timer.mark("optimizer")
+    return loss.detach()
+
+
+def _look_due(spec: Spec, done: int, seconds: float, looks: list[dict], last: bool) -> bool:
+    """Whether to measure quality after this step: at the marks the Spec sets, and at the end of an epoch or more."""
+    if last:
+        return bool(spec.eval_every or spec.eval_every_s) or done >= spec.epoch_steps
+    before = looks[-1]["seconds"] if looks else 0.0
+    passed = spec.eval_every_s is not None and seconds // spec.eval_every_s > before // spec.eval_every_s
+    return passed or (spec.eval_every is not None and done % spec.eval_every == 0)
 
 
 def _optimizers(spec: Spec, model: LanguageModel) -> list:
     """AdamW for the dense parameters, then RowAdamW for the tables that have rows to borrow, if there are any."""
     settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
-    dense = torch.optim.AdamW(model.parameters(), **settings, fused=True)
+    of_tables = settings | {"lr": spec.table_lr or spec.lr}
+    per_token = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding | CEHead)
+                 for p in module.parameters()}  # fmt: skip
+    plain, large = ([p for p in model.parameters() if (id(p) in per_token) is wanted] for wanted in (False, True))
+    dense = torch.optim.AdamW([{"params": plain}, {"params": large, **of_tables}], **settings, fused=True)
     tables = [module for module in model.modules() if isinstance(module, VocabTable)]
-    return [dense, RowAdamW(tables, **settings)] if tables else [dense]
+    return [dense, RowAdamW(tables, **of_tables)] if tables else [dense]
 
 
 def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:

@@ -70,6 +70,14 @@ class Vocabulary:
             i += step[i]
         return best[starts]
 
+    def lengths(self) -> np.ndarray:
+        """Characters of each token, (V,) int64; of the unknown word none: it does not say what stood there."""
+        length = np.zeros(len(self), dtype=np.int64)
+        length[1 : len(self.words)] = [len(word) for word in self.words[1:]]
+        for _ in range(LONGEST - 1):  # a phrase is its prefix, which may be a phrase, and a word
+            length[len(self.words) :] = length[self.phrases >> 32] + length[self.phrases & 0xFFFFFFFF]
+        return length
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; an unknown word reads �."""
         pieces: list[str] = []

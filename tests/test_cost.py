@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,8 @@ from scta_lite.model import LanguageModel
 from scta_lite.spec import METHODS
 from scta_lite.train import _optimizers
 
+NO_PARAMETERS = ("rank", "log_q", "cumulative")
+
 
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])
 @pytest.mark.parametrize("method", METHODS)
@@ -19,17 +22,18 @@ def test_parameters_are_counted(tiny, method, optimizer):
     spec = tiny(method, optimizer=optimizer, hidden=16)
     model = LanguageModel(spec)
     for part, module in (("input", model.embed), ("backbone", model.backbone), ("head", model.head)):
-        numbers = sum(value.numel() for name, value in module.state_dict().items() if name != "rank")
+        numbers = sum(value.numel() for name, value in module.state_dict().items() if name not in NO_PARAMETERS)
         assert cost.parameters(spec)[part] == numbers, part
 
 
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])
-@pytest.mark.parametrize("method", ["ce", "semantic", "ce_lowrank", "backbone"])
+@pytest.mark.parametrize("method", ["ce", "semantic", "semantic_prior", "ce_lowrank", "backbone"])
 def test_flops_are_those_that_torch_counts(tiny, method, optimizer):
     """But for the sums over products that torch counts in the paths of the cosines, within 3%."""
     if method == "backbone" and optimizer == "rows":
         pytest.skip("the backbone alone has no table to train")
     spec = tiny(method, optimizer=optimizer, vocab=3000, hidden=64, semantic_dim=16, batch=8, seq_len=16, negatives=8)
+    spec = replace(spec, shared=40) if method == "semantic_prior" else spec
     model = LanguageModel(spec)
     optimizers = _optimizers(spec, model)
     ids = torch.randint(spec.vocab, (spec.batch, spec.seq_len))

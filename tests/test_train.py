@@ -40,7 +40,8 @@ def test_a_whole_training_is_counted_not_extrapolated(tiny):
     assert result.peak_memory_of == "process RSS"
     assert result.peak_memory_bytes > 5e7
     assert result.energy_joules is None  # nothing measures it on a CPU
-    assert set(result.full_vocab) == {"nll", "perplexity", "mrr", "hit@1", "hit@5", "hit@10", "positions"}
+    names = {"nll", "perplexity", "nats_per_character", "mrr", "hit@1", "hit@5", "hit@10", "positions"}
+    assert set(result.full_vocab) == names
     assert [(e["epoch"], e["steps"], e["averaged"]) for e in result.epoch_losses] == [(1, 6, 3), (2, 6, 3)]
 
 
