@@ -27,8 +27,9 @@ class HeldOut:
 
     @staticmethod
     def split(ids: Tensor, most: int, counts: Tensor, lengths: Tensor | None) -> "HeldOut":
-        """Of ids (n, T), n from 2 up, the first half and the second, at most `most` examples each."""
-        return HeldOut(*(half[:most] for half in ids.tensor_split(2)), counts, lengths)
+        """Of ids (n, T), n from 2 up, the first half and the second: of each at most `most` examples, evenly spread."""
+        halves = ids.tensor_split(2)
+        return HeldOut(*(half[:: max(1, -(-len(half) // most))] for half in halves), counts, lengths)
 
     def look(self, model: nn.Module) -> dict:
         """Metrics on the half to choose by."""

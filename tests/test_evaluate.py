@@ -44,3 +44,47 @@ def test_a_diverged_model_hits_nothing(tiny):
 def test_nothing_to_predict(tiny):
     with pytest.raises(ValueError, match=r"ids of shape \(0, 6\): expected"):
         evaluate.metrics(LanguageModel(tiny("ce")), torch.zeros(0, 6, dtype=torch.long))
+
+
+def test_nats_per_character(tiny):
+    model = LanguageModel(tiny("ce"))
+    torch.nn.init.zeros_(model.head.weight)
+    ids = torch.tensor([[5, 0, 7, 7]])
+    lengths = torch.zeros(300, dtype=torch.long)
+    lengths[[5, 7]] = torch.tensor([100, 4])  # the first id of an example is not predicted, and 0 gives no character
+    found = evaluate.metrics(model, ids, lengths=lengths)
+    assert found["nats_per_character"] == pytest.approx(3 * math.log(300) / 8)
+    assert evaluate.metrics(model, ids)["nats_per_character"] is None
+
+
+def test_controls():
+    """The unigram's own likelihood, and the level of knowing nothing."""
+    counts, ids = torch.tensor([0, 6, 3, 0]), torch.tensor([[2, 1, 1, 2, 3]])
+    found = evaluate.controls(counts, ids)
+    p = [0.1 / 9.4, 6.1 / 9.4, 3.1 / 9.4, 0.1 / 9.4]
+    assert found["unigram"]["nll"] == pytest.approx(-sum(math.log(p[i]) for i in (1, 1, 2, 3)) / 4)
+    assert found["unigram"]["hit@1"] == 0.5
+    assert found["unigram"]["mrr"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)  # ids 0 and 3 tie: both rank last
+    assert found["constant"]["nll"] == pytest.approx(math.log(4))
+    assert found["constant"]["hit@1"] == 0
+
+
+@pytest.mark.parametrize("wrong", [0.2, 1.0, 6.0])
+def test_the_best_scale_undoes_a_wrong_temperature(wrong):
+    truth = torch.tensor([0.0, 1, 2, 3])
+    ids = torch.multinomial(truth.softmax(0), 50_000, True, generator=torch.Generator().manual_seed(0)).view(1000, 50)
+    scale = evaluate.best_scale(evaluate.Control(truth * wrong), ids, positions=50_000)
+    assert scale * wrong == pytest.approx(1, rel=0.02)
+    calibrated = evaluate.metrics(evaluate.Control(truth * wrong), ids, scale=scale)
+    assert calibrated["nll"] == pytest.approx(evaluate.metrics(evaluate.Control(truth), ids)["nll"], abs=1e-3)
+
+
+def test_the_best_scale_of_constant_scores_is_one():
+    assert evaluate.best_scale(evaluate.Control(torch.zeros(4)), torch.zeros(2, 5, dtype=torch.long)) == 1
+
+
+def test_the_halves_of_the_held_out_text_share_nothing():
+    ids = torch.arange(70).view(7, 10)
+    held = evaluate.HeldOut.split(ids, 3, torch.ones(70), None)
+    assert torch.equal(held.validation, ids[0:4:2])  # of 4 every second, so that there are at most 3
+    assert torch.equal(held.test, ids[4:])

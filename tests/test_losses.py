@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from scta_lite import contrastive_loss, cross_entropy, semantic_loss
-from scta_lite.losses import log_uniform, uniform
+from scta_lite.losses import log_q, log_uniform, log_unigram, uniform, weighted
 
 N, V, d, D, K = 7, 23, 5, 6, 4
 
@@ -143,3 +143,87 @@ def test_samplers_repeat_with_the_generator(sampler):
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert draws[0].shape == (4, 5)
+
+
+def test_weighted_draws_follow_their_weights():
+    counts = torch.tensor([0, 900, 30, 0, 70])
+    for sampler in ("unigram", "unigram^0.75", "log_uniform", "uniform"):
+        q = log_q(sampler, counts).exp()
+        assert q.sum().item() == pytest.approx(1)
+        ids = weighted((50_000, 4), q.cumsum(0), generator=torch.Generator().manual_seed(0))
+        expected = q * ids.numel()
+        chi_squared = ((torch.bincount(ids.flatten(), minlength=5) - expected) ** 2 / expected).sum().item()
+        assert chi_squared < 25, sampler  # 4 degrees of freedom: once in 20,000
+
+
+def test_what_each_q_is():
+    counts = torch.tensor([0, 900, 30, 0, 70])
+    unigram = (counts + 0.1) / 1000.5
+    torch.testing.assert_close(log_unigram(counts).exp(), unigram.double())
+    torch.testing.assert_close(log_q("unigram", counts), log_unigram(counts))
+    torch.testing.assert_close(log_q("in_batch", counts), log_unigram(counts))
+    torch.testing.assert_close(log_q("unigram^0.75", counts).exp(), (unigram**0.75 / (unigram**0.75).sum()).double())
+    by_rank = torch.tensor([math.log((r + 2) / (r + 1)) / math.log(6) for r in (3, 0, 2, 4, 1)]).double()
+    torch.testing.assert_close(log_q("log_uniform", counts).exp(), by_rank)
+
+
+def test_a_weight_of_zero_is_never_drawn():
+    ids = weighted((10_000,), torch.tensor([0.0, 1, 0, 1, 0]).double().cumsum(0))
+    assert set(ids.tolist()) == {1, 3}
+
+
+LANGUAGE = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04], [0.02, 0.08, 0.2, 0.3, 0.4]]).double()  # p(y | x), two contexts
+Q = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]).double()
+
+
+def learnt(estimator, S):
+    """p(y | x) that scores s(x, y), one free number each, arrive at with S shared negatives a step."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.zeros(2, 5, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([scores], lr=0.05)
+    average = torch.zeros_like(scores.detach())
+    x = torch.arange(2).repeat_interleave(512)
+    for step in range(1500):
+        target = torch.multinomial(LANGUAGE, 512, replacement=True, generator=generator).flatten()
+        drawn = weighted((S,), Q.cumsum(0), generator=generator)
+        hits = drawn == target[:, None] if estimator != "PMI" else None
+        correction = (torch.zeros(len(target)), (S * Q[drawn]).log()) if estimator == "sampled softmax" else None
+        loss = contrastive_loss(scores[x, target], scores[x][:, drawn], log_q=correction, hits=hits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average += scores.detach() / 1000 * (step >= 500)
+    return (average if correction else average + Q.log()).softmax(1)
+
+
+@pytest.mark.parametrize(("estimator", "S", "recovers"), [
+    ("PMI", 16, True),
+    ("sampled softmax", 256, True),
+    ("masked PMI", 16, False),
+])  # fmt: skip
+def test_a_toy_language_is_recovered(estimator, S, recovers):
+    """Within 2%: of both consistent estimators, and not of the third that one might think of."""
+    worst = (learnt(estimator, S) - LANGUAGE).abs().max().item()
+    assert (worst < 0.02) is recovers, worst
+
+
+def test_the_sampled_softmaxs_mean_gradient_tends_to_cross_entropys():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(6, 40, generator=generator, dtype=torch.float64).requires_grad_()
+    target = torch.arange(6)
+    q = torch.rand(40, generator=generator, dtype=torch.float64)
+    q /= q.sum()
+    exact = gradients(F.cross_entropy(scores, target), scores)[0]
+
+    def error(S, sign=1, draws=3000):
+        x = torch.arange(6).repeat_interleave(draws)
+        drawn = weighted((len(x), S), q.cumsum(0), generator=generator)
+        correction = (torch.zeros(len(x)), sign * (S * q[drawn]).log())
+        loss = contrastive_loss(scores[x, target[x]], scores[x].gather(1, drawn), log_q=correction,
+                                hits=drawn == target[x, None])  # fmt: skip
+        return ((gradients(loss, scores)[0] - exact).norm() / exact.norm()).item()
+
+    errors = [error(S) for S in (4, 32, 256)]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[2] < 0.02
+    assert error(256, sign=-1) > 0.2

@@ -1,10 +1,13 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scta_lite.losses import cosines, uniform
-from scta_lite.model import LanguageModel
+from scta_lite.losses import cosines, log_q, log_unigram, uniform
+from scta_lite.model import LanguageModel, LowRankCEHead
+from scta_lite.spec import SAMPLED, SAMPLERS
 
 
 def build(spec, seed=0):
@@ -142,3 +145,75 @@ def test_the_cosines_own_gradient_is_autograds(dtype):
         grads.append([x.grad for x in leaves])
     for mine, theirs in zip(*grads, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+COUNTS = torch.tensor([0, 40, 30, 20, 6, 3, 1])
+
+
+def sampling_head(tiny, **settings):
+    torch.manual_seed(0)
+    return LanguageModel(tiny(vocab=7, **settings), COUNTS).double().head
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("shared", [0, 4])
+@pytest.mark.parametrize("method", SAMPLED)
+def test_a_sampled_loss_is_made_of_its_scores(tiny, method, shared, sampler):
+    """Of the full scores the columns drawn, with what each of the three losses does to them."""
+    head = sampling_head(tiny, method=method, sampler=sampler, shared=shared, negatives=5)
+    hidden, target = torch.randn(9, 8).double(), torch.arange(9) % 7
+    loss = head.loss(hidden, target, torch.Generator().manual_seed(1))
+    drawn, left_out = head._draw(target, (4,) if shared else (9, 5), torch.Generator().manual_seed(1))
+    drawn = drawn.expand(9, -1)
+    scores = LowRankCEHead.scores(head, hidden)
+    rivals = scores.gather(1, drawn)
+    if method == "sampled_softmax":
+        assert (left_out >= (drawn == target[:, None])).all()
+        rivals = rivals - head.log_q[drawn] - math.log(drawn.shape[1])
+    if left_out is not None:
+        rivals[left_out] = -torch.inf
+    expected = F.cross_entropy(torch.cat([scores.gather(1, target[:, None]), rivals], 1), torch.zeros(9).long())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    loss.backward()
+
+
+def test_only_the_prior_is_added_to_the_scores(tiny):
+    hidden = torch.randn(3, 8).double()
+    plain, corrected, prior = (sampling_head(tiny, method=m).scores(hidden) for m in SAMPLED)
+    torch.testing.assert_close(plain, corrected)
+    torch.testing.assert_close(prior - plain, log_unigram(COUNTS).expand(3, -1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_heads_draw_from_their_q(tiny, sampler):
+    head = sampling_head(tiny, method="semantic_prior", sampler=sampler)
+    q = log_q(sampler, COUNTS).exp()
+    target = torch.arange(7).repeat_interleave(COUNTS)  # a batch with exactly the counts
+    q = COUNTS / COUNTS.sum() if sampler == "in_batch" else q
+    drawn, left_out = head._draw(target, (100_000,), torch.Generator().manual_seed(0))
+    possible = q > 0
+    expected = (q * len(drawn))[possible]
+    seen = torch.bincount(drawn, minlength=7)[possible]
+    assert ((seen - expected) ** 2 / expected).sum() < 30  # at most 6 degrees of freedom
+    assert (left_out is not None) is (sampler == "in_batch")
+    if sampler == "in_batch":  # each draw left out by the position that it came from, and by no other
+        assert left_out.sum(0).eq(1).all()
+        assert (drawn == target[:, None])[left_out].all()
+
+
+def test_a_temperature_can_be_learnt(tiny):
+    for method in ("ce_lowrank", *SAMPLED):
+        fixed, free = (sampling_head(tiny, method=method, learn_temperature=learn) for learn in (False, True))
+        hidden, target = torch.randn(9, 8).double(), torch.arange(9) % 7
+        losses = [head.loss(hidden, target, torch.Generator().manual_seed(1)) for head in (fixed, free)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+        losses[1].backward()
+        assert free.log_temperature.grad.abs() > 1e-4
+
+
+def test_the_step_of_a_sampling_head_reads_nothing_of_size_v(tiny):
+    for method in SAMPLED:
+        model = build(tiny(method, vocab=977))
+        with LargestOutput(977) as watch:
+            model.head.loss(torch.randn(9, 8).double(), torch.arange(9), torch.Generator())
+        assert not watch.found, watch.found

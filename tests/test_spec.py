@@ -133,3 +133,18 @@ def test_result_round_trip(tmp_path):
     assert again.run_id == result.run_id
     assert (again.step_ms, again.spec.vocab, again.spec.betas) == (2.5, 50, (0.9, 0.999))
     assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
+
+
+def test_what_a_method_takes_where_nothing_is_said():
+    plain, prior = Spec(method="semantic", vocab=1000), Spec(method="semantic_prior", vocab=1000)
+    assert (plain.sampler, plain.shared, plain.init_std) == ("uniform", 0, 1.0)
+    assert (prior.sampler, prior.shared) == ("unigram", 1024)
+    said = Spec(method="semantic_prior", vocab=1000, sampler="unigram", shared=1024, init_std=prior.init_std)
+    assert said.run_id("x") == prior.run_id("x")
+    assert Spec(method="semantic_prior", vocab=1000, sampler="uniform").run_id("x") != prior.run_id("x")
+    assert Spec(method="semantic", vocab=1000, sampler="uniform").run_id("x") == plain.run_id("x")
+
+
+def test_a_prior_needs_its_hits():
+    with pytest.raises(ValueError, match=r"^mask_hits=True: expected False"):
+        Spec(method="semantic_prior", vocab=1000, mask_hits=True)

@@ -30,6 +30,12 @@ def talk():
     return learn(TALK)
 
 
+def test_lengths_are_those_of_the_decoded_tokens(talk):
+    vocabulary, _ = talk
+    assert vocabulary.lengths().tolist() == [0] + [len(vocabulary.decode([i])) for i in range(1, len(vocabulary))]
+    assert max(vocabulary.lengths()) > 10
+
+
 def test_words_come_first_and_by_frequency(talk):
     vocabulary, (ids, _) = talk
     counts = Counter(w for t in TALK for w in split(t))

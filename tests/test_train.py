@@ -1,13 +1,17 @@
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import load, machine, train
+from scta_lite import evaluate, load, machine, train
+from scta_lite.model import LanguageModel
 from scta_lite.paper import ROOT
 
 
@@ -81,6 +85,48 @@ def test_precision_is_applied_and_put_back(tiny, precision):
     assert changed.final_loss == pytest.approx(plain.final_loss, rel=1e-2)
     if precision == "bfloat16":
         assert changed.final_loss != plain.final_loss
+
+
+def test_quality_at_marks_is_no_time_of_training(tiny, monkeypatch):
+    def slow(model, ids, **settings):
+        time.sleep(0.2)
+        return {"nll": 1.0}
+
+    monkeypatch.setattr(evaluate, "metrics", slow)
+    began = time.perf_counter()
+    result = train(tiny(evaluate=True, eval_every=5))
+    assert [look["step"] for look in result.validation] == [5, 10, 12]
+    assert result.seconds < time.perf_counter() - began - 3 * 0.2
+    assert all(a["seconds"] < b["seconds"] for a, b in pairwise(result.validation))
+    by_time = train(tiny(evaluate=True, eval_every_s=1e-6, steps=4))
+    assert [look["step"] for look in by_time.validation] == [1, 2, 3, 4]
+    assert train(tiny(eval_every=5)).validation == []  # evaluate is False
+
+
+def test_what_a_look_finds(tiny):
+    result = train(tiny(corpus=str(CHAT), vocab=400, evaluate=True, steps=4, eval_every=2, learn_temperature=True))
+    assert [look["step"] for look in result.validation] == [2, 4]
+    for found in (result.full_vocab, result.calibrated, *result.controls.values(), *result.validation):
+        assert 0 < found["nats_per_character"] < found["nll"] < 20
+    assert result.calibrated["scale"] > 0
+    assert result.calibrated["hit@10"] == result.full_vocab["hit@10"]  # a scale moves no rank
+    assert result.learnt_temperature != pytest.approx(0.07, rel=1e-6)
+    assert train(tiny()).learnt_temperature is None
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+@pytest.mark.parametrize("method", ["ce", "semantic_prior"])
+def test_tables_can_have_a_learning_rate_of_their_own(tiny, method, optimizer):
+    spec = tiny(method, optimizer=optimizer, weight_decay=0.0)
+    start, still = train(replace(spec, steps=2)).model, train(replace(spec, table_lr=1e-12)).model
+    torch.manual_seed(spec.seed)
+    fresh = LanguageModel(spec)
+    same = {name: torch.allclose(value, fresh.state_dict()[name], atol=1e-6)
+            for name, value in still.state_dict().items() if name not in ("head.log_q", "head.cumulative")}  # fmt: skip
+    moved = {name for name, close in same.items() if not close}
+    assert moved
+    assert not moved & {"embed.weight", "head.weight", "head.table.weight"}
+    assert not torch.allclose(start.embed.weight, fresh.embed.weight, atol=1e-6)
 
 
 def test_progress_is_told(tiny):
