@@ -211,7 +211,7 @@ def test_the_sampled_softmaxs_mean_gradient_tends_to_cross_entropys():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(6, 40, generator=generator, dtype=torch.float64).requires_grad_()
     target = torch.arange(6)
-    q = torch.rand(40, generator=generator, dtype=torch.float64)
+    q = torch.rand(40, generator=generator, dtype=torch.float64) + 0.2
     q /= q.sum()
     exact = gradients(F.cross_entropy(scores, target), scores)[0]
 
@@ -224,6 +224,6 @@ def test_the_sampled_softmaxs_mean_gradient_tends_to_cross_entropys():
         return ((gradients(loss, scores)[0] - exact).norm() / exact.norm()).item()
 
     errors = [error(S) for S in (4, 32, 256)]
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
-    assert errors[2] < 0.02
-    assert error(256, sign=-1) > 0.2
+    assert errors[0] > 2 * errors[1] > 6 * errors[2]
+    assert errors[2] < 0.015
+    assert error(256, sign=-1) > 0.1
