@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scta_lite.losses import log_unigram
+from scta_lite.spec import Spec
 
 HITS = (1, 5, 10)
 _SCORES = 1 << 27  # scores alive at a time: 0.5 GB in float32, and a few times that within one chunk
@@ -26,10 +27,17 @@ class HeldOut:
     lengths: Tensor | None  # (V,), characters of each token
 
     @staticmethod
-    def split(ids: Tensor, most: int, counts: Tensor, lengths: Tensor | None) -> "HeldOut":
-        """Of ids (n, T), n from 2 up, the first half and the second: of each at most `most` examples, evenly spread."""
+    def split(ids: Tensor, spec: Spec, counts: Tensor, lengths: Tensor | None) -> "HeldOut | None":
+        """Of ids (n, T) the first half and the second: of each at most spec.eval_examples, evenly spread.
+
+        None if there is not an example for each.
+        """
         halves = ids.tensor_split(2)
-        return HeldOut(*(half[:: max(1, -(-len(half) // most))] for half in halves), counts, lengths)
+        spread = [half[:: max(1, -(-len(half) // spec.eval_examples))] for half in halves]
+        return HeldOut(*spread, counts, lengths) if len(ids) > 1 else None
+
+    def to(self, device: torch.device) -> "HeldOut":
+        return HeldOut(*(None if x is None else x.to(device) for x in vars(self).values()))
 
     def look(self, model: nn.Module) -> dict:
         """Metrics on the half to choose by."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from scta_lite.spec import Spec
 
+CHECKPOINT = ".checkpoint.safetensors"  # how the name of a run's unfinished state ends
 AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
 
 
@@ -73,7 +74,10 @@ class Result:
         return Result(spec=spec, **{name: value for name, value in run.items() if name in known})
 
     def save(self, folder: str | Path) -> Path:
-        """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model; whole or not at all."""
+        """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model; whole or not at all.
+
+        What the unfinished run left in the folder is removed.
+        """
         path = Path(folder) / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.model is not None:
@@ -82,6 +86,7 @@ class Result:
             weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
             replace_file(path.with_suffix(".safetensors"), save(weights))
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
+        path.with_suffix(CHECKPOINT).unlink(missing_ok=True)
         return path
 
 

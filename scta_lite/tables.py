@@ -11,7 +11,7 @@ m and v, AdamW's steps s+1 … t without a gradient, g = t - s of them, sum up t
 with λ = lr · weight_decay and ρ = β1 / (√β2 (1-λ)); B is the same with ρ/√β2 for ρ and c(t) √(1-β2^t) for c(t). That is
 exact for ε = 0 and to first order in ε/√v. The step itself is torch's AdamW on the rows that were read. Nothing waits
 for a GPU, nothing has V rows but the tables, their moments, and one integer a row. Left out: a learning rate that
-changes, AMSGrad, saving the optimizer's state.
+changes, and AMSGrad.
 """
 
 import math
@@ -185,6 +185,22 @@ class RowAdamW:
                 for ids in torch.arange(table.rows, device=state.last.device).split(_FLUSHED):
                     _give_back(table, state, self._current(table, ids))
                 table.behind = False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The rows as they stand, some behind, with what brings them up to date; the tensors themselves, by name."""
+        return {f"{i}.{name}": x for i, (table, state) in enumerate(self.state.items())
+                for name, x in (("stored", table.stored), ("m", state.m), ("v", state.v), ("last", state.last),
+                                ("step", state.step))}  # fmt: skip
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `state_dict` gave, of as many tables of the same sizes in the same order."""
+        for name, x in self.state_dict().items():
+            x.copy_(tensors[name])
+        for table, state in self.state.items():
+            state.steps = int(state.step)
+            state.used.clear()
+            table.behind = state.steps > 0
 
     def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
         """Rows (…, dim) of ids (…), current, whose gradient `step` will use; `table(ids)` calls this."""

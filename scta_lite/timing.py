@@ -48,7 +48,7 @@ class StepTimer:
         The warm-up is the first third of the steps, at least 1 and at most 10: allocators and caches settle slowly.
         """
         _finish(self.device)
-        warm = min(10, max(1, len(self.steps) // 3))
+        warm = min(10, max(1, len(self.steps) // 3), len(self.steps) - 1)
         ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in self.steps[warm:]])
         q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
         phases = {f"{phase}_ms": float(np.median(ms[:, i])) for i, phase in enumerate(PHASES)}
@@ -70,6 +70,10 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.device, self.began, self.out = device, perf_counter(), 0.0
+
+    def set(self, seconds: float) -> None:
+        """Goes on from `seconds`."""
+        self.began, self.out = perf_counter() - seconds, 0.0
 
     def seconds(self) -> float:
         return perf_counter() - self.began - self.out

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scta_lite import Spec, cost, machine, published_runs
 from scta_lite.model import LanguageModel
 from scta_lite.spec import METHODS
-from scta_lite.train import _optimizers
+from scta_lite.training import optimizers
 
 NO_PARAMETERS = ("rank", "log_q", "cumulative")
 
@@ -35,13 +35,13 @@ def test_flops_are_those_that_torch_counts(tiny, method, optimizer):
     spec = tiny(method, optimizer=optimizer, vocab=3000, hidden=64, semantic_dim=16, batch=8, seq_len=16, negatives=8)
     spec = replace(spec, shared=40) if method == "semantic_prior" else spec
     model = LanguageModel(spec)
-    optimizers = _optimizers(spec, model)
+    trained_by = optimizers(spec, model)
     ids = torch.randint(spec.vocab, (spec.batch, spec.seq_len))
     with FlopCounterMode(display=False) as counter:
         loss = model.loss(ids, torch.Generator())
         forward = counter.get_total_flops()
         loss.backward()
-    assert len(optimizers) == (2 if optimizer == "rows" else 1)
+    assert len(trained_by) == (2 if optimizer == "rows" else 1)
     needed = cost.work(spec).flops
     assert forward == pytest.approx(needed["forward"], rel=0.03)
     assert counter.get_total_flops() - forward == pytest.approx(needed["backward"], rel=0.03)

@@ -83,8 +83,9 @@ def test_the_best_scale_of_constant_scores_is_one():
     assert evaluate.best_scale(evaluate.Control(torch.zeros(4)), torch.zeros(2, 5, dtype=torch.long)) == 1
 
 
-def test_the_halves_of_the_held_out_text_share_nothing():
+def test_the_halves_of_the_held_out_text_share_nothing(tiny):
     ids = torch.arange(70).view(7, 10)
-    held = evaluate.HeldOut.split(ids, 3, torch.ones(70), None)
+    held = evaluate.HeldOut.split(ids, tiny(eval_examples=3), torch.ones(70), None)
+    assert evaluate.HeldOut.split(ids[:1], tiny(), torch.ones(70), None) is None
     assert torch.equal(held.validation, ids[0:4:2])  # of 4 every second, so that there are at most 3
     assert torch.equal(held.test, ids[4:])

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scta_lite import RowAdamW, VocabTable, load, model, tables, train
 from scta_lite.losses import log_uniform, uniform
 from scta_lite.model import LanguageModel
-from scta_lite.train import _optimizers
+from scta_lite.spec import METHODS, SAMPLED
+from scta_lite.training import optimizers
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.1}
 
@@ -273,28 +274,29 @@ class Allocated(TorchDispatchMode):
 
 def test_no_operation_of_a_step_is_over_v(tiny):
     V = 7919
-    for optimizer, expected in (("rows", False), ("dense", True)):
-        spec = tiny(vocab=V, optimizer=optimizer)
+    cases = [(method, optimizer, {"shared": 0}) for method in SAMPLED for optimizer in ("rows", "dense")]
+    for method, optimizer, others in [*cases, ("semantic_prior", "rows", {"sampler": "in_batch", "shared": 5})]:
+        spec, expected = tiny(method, vocab=V, optimizer=optimizer, **others), optimizer == "dense"
         made = LanguageModel(spec)
-        optimizers = _optimizers(spec, made)
+        both = optimizers(spec, made)
         known = list(made.state_dict().values())
-        for state in (s for o in optimizers[1:] for s in o.state.values()):
+        for state in (s for o in both[1:] for s in o.state.values()):
             known += [state.m, state.v, state.last, *(T for _, T in state.tails)]
         ids = torch.randint(V, (2, 9))
         for _ in range(2):
             with Allocated(V, known) as watch:
                 made.loss(ids, torch.Generator()).backward()
-                for each in optimizers:
+                for each in both:
                     each.step()
                     each.zero_grad()
         assert bool(watch.found) is expected, watch.found
 
 
-@pytest.mark.parametrize("method", ["semantic", "ce", "ce_chunked", "ce_lowrank", "adaptive"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "backbone"])
 def test_the_tables_that_borrow_rows(tiny, method):
     made = LanguageModel(tiny(method, optimizer="rows", hidden=16))
     tables_ = [name for name, module in made.named_modules() if isinstance(module, VocabTable)]
-    assert tables_ == (["embed", "head.table"] if method == "semantic" else ["embed"])
+    assert tables_ == (["embed", "head.table"] if method in SAMPLED else ["embed"])
 
 
 def test_a_model_on_rows_is_saved_whole_and_read_back(tiny, tmp_path):
@@ -312,13 +314,13 @@ def trained(spec, *, dtype=torch.float32, flipped=False):
     """The loss of each step, and the tables, of 200 steps; `flipped`: the same sums over examples in another order."""
     torch.manual_seed(0)
     made = LanguageModel(spec).to(dtype)
-    optimizers = _optimizers(spec, made)
+    both = optimizers(spec, made)
     generator, losses = torch.Generator().manual_seed(1), []
     for _ in range(200):
         ids = log_uniform((spec.batch, spec.seq_len), spec.vocab, generator=generator)
         loss = made.loss(ids.flip(0) if flipped else ids, torch.Generator().manual_seed(len(losses)))
         loss.backward()
-        for each in optimizers:
+        for each in both:
             each.step()
             each.zero_grad()
         losses.append(loss.item())

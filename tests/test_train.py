@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import evaluate, load, machine, train
+from scta_lite import evaluate, load, machine, timing, train
 from scta_lite.model import LanguageModel
 from scta_lite.paper import ROOT
 
@@ -127,6 +127,55 @@ def test_tables_can_have_a_learning_rate_of_their_own(tiny, method, optimizer):
     assert moved
     assert not moved & {"embed.weight", "head.weight", "head.table.weight"}
     assert not torch.allclose(start.embed.weight, fresh.embed.weight, atol=1e-6)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(at):
+    def progress(step, steps, loss):
+        if step >= at:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+@pytest.mark.parametrize(("method", "more"), [
+    ("ce", {}),
+    ("semantic", {"evaluate": True, "eval_every": 3}),
+    ("semantic_prior", {"learn_temperature": True, "table_lr": 1e-2}),
+])  # fmt: skip
+def test_an_interrupted_training_ends_as_one_that_was_not(tiny, tmp_path, monkeypatch, method, more, optimizer):
+    """Bit by bit: interrupted in the first epoch, at its end, and in the last step but one."""
+    monkeypatch.setattr(timing, "_SHOW_EVERY", 0)
+    spec = tiny(method, optimizer=optimizer, lr=1e-2, **more)
+    whole = train(spec)
+    for at in (2, 6, 11):
+        with pytest.raises(Interrupted):
+            train(spec, progress=interrupt(at + 1), checkpoint=tmp_path, checkpoint_s=0)
+        (left,) = tmp_path.glob("*.checkpoint.safetensors")
+        again = train(spec, checkpoint=tmp_path, checkpoint_s=1e9)
+        assert again.steps_run == 12
+        assert again.loss_curve == whole.loss_curve
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(again.model.state_dict()[name], value), name
+        assert [look["step"] for look in again.validation] == [look["step"] for look in whole.validation]
+        assert again.full_vocab == whole.full_vocab
+        again.save(tmp_path)
+        assert not left.exists()
+
+
+def test_a_checkpoint_of_another_spec_is_refused(tiny, tmp_path):
+    spec = tiny()
+    with pytest.raises(Interrupted):
+        train(spec, progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+    (left,) = tmp_path.glob("*.checkpoint.safetensors")
+    other = replace(spec, seed=1)
+    left.rename(tmp_path / left.name.replace(spec.run_id("zipf-2"), other.run_id("zipf-2")))
+    with pytest.raises(ValueError, match=r"checkpoint='.*': of the Spec .*; expected Spec\("):
+        train(other, checkpoint=tmp_path)
 
 
 def test_progress_is_told(tiny):

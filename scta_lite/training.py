@@ -1,0 +1,169 @@
+"""The loop of one run: steps that are timed, looks at quality that are not, and checkpoints from which it goes on.
+
+The loop takes no number from the device: losses stay there until the end, and the loss that is shown was copied a
+second before. A checkpoint is one safetensors file with everything that the next step depends on; its header holds the
+Spec and what was measured so far, as JSON. Rows that are behind stay behind in it: brought up to date, they would be
+rounded otherwise than in a training that was not interrupted.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scta_lite import machine
+from scta_lite.evaluate import HeldOut
+from scta_lite.model import CEHead, LanguageModel
+from scta_lite.result import loss_summary
+from scta_lite.spec import Spec
+from scta_lite.tables import RowAdamW, VocabTable
+from scta_lite.timing import Clock, Progress, StepTimer, Ticker
+
+
+class Training:
+    """A run under way: its model and optimizers, what it drew and found so far, and its next step."""
+
+    def __init__(self, spec: Spec, model: LanguageModel, ids: Tensor, held: HeldOut | None = None):
+        self.spec, self.model, self.ids, self.held = spec, model, ids, held
+        self.optimizers = optimizers(spec, model)
+        self.generator = torch.Generator(ids.device).manual_seed(spec.seed)
+        self.losses = torch.zeros(spec.steps or spec.steps_total, device=ids.device)
+        self.done, self.validation = 0, []
+        self.timer, self.clock = StepTimer(ids.device), Clock(ids.device)
+
+    def run(self, progress: Progress | None = None, checkpoint: Path | None = None, every_s: float = 600) -> dict:
+        """The steps that are left, with a checkpoint every `every_s` seconds; the Result's fields that they measure."""
+        spec, clock, device, steps = self.spec, self.clock, self.ids.device, len(self.losses)
+        show, energy, saved = Ticker(progress, steps, device), machine.energy_joules(device), clock.seconds()
+        for batch in islice(_batches(spec, len(self.ids), device), self.done, None):
+            self._step(batch)
+            show(self.done, self.losses)
+            if len(self.timer.steps) == 1 and device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            seconds = clock.seconds()
+            last = self.done == steps or (spec.budget_s is not None and self.done >= 4 and seconds > spec.budget_s)
+            if self.held and self._look_due(seconds, last):
+                with clock.paused():
+                    found = {"step": self.done, "seconds": seconds, **self.held.look(self.model)}
+                    self.validation.append(found)
+            if last:
+                break
+            if checkpoint and seconds - saved >= every_s:
+                with clock.paused():
+                    self.save(checkpoint)
+                saved = seconds
+        measured = self.timer.summary()  # waits until the last step is done
+        for optimizer in self.optimizers[1:]:
+            optimizer.flush()
+        used = None if energy is None or self.validation else machine.energy_joules(device) - energy  # looks take some
+        return {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": used,
+                **loss_summary(self.losses[: self.done].tolist(), spec), "validation": self.validation}  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        from safetensors.torch import save_file  # only here: a sweep needs no safetensors
+
+        found = {"done": self.done, "seconds": self.clock.seconds(), "validation": self.validation}
+        header = {"spec": json.dumps(asdict(self.spec)), "found": json.dumps(found)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(self._tensors(), temporary, header)
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Goes back to where the checkpoint was written; ValueError if that was in a run of another Spec."""
+        from safetensors import safe_open
+
+        with safe_open(path, "pt", device=str(self.ids.device)) as file:
+            header = file.metadata()
+            if header["spec"] != json.dumps(asdict(self.spec)):
+                raise ValueError(f"checkpoint={path.name!r}: of the Spec {header['spec']}; expected {self.spec}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, value in json.loads(header["found"]).items():
+            setattr(self, name, value) if name != "seconds" else self.clock.set(value)
+        self.generator.set_state(tensors.pop("generator").cpu())
+        dense, *rows = self.optimizers
+        state = {}
+        for name in [name for name in tensors if name.startswith("dense.")]:
+            _, i, key = name.split(".")
+            state.setdefault(int(i), {})[key] = tensors.pop(name)
+        dense.load_state_dict({"state": state, "param_groups": dense.state_dict()["param_groups"]})
+        for optimizer in rows:
+            optimizer.load_state_dict({name[5:]: value for name, value in tensors.items() if name.startswith("rows.")})
+        with torch.no_grad():
+            self.losses[: self.done] = tensors["losses"]
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        dense, *rows = self.optimizers
+        return {
+            "losses": self.losses[: self.done],
+            "generator": self.generator.get_state(),
+            **{f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()},
+            **{f"dense.{i}.{key}": x for i, of in dense.state_dict()["state"].items() for key, x in of.items()},
+            **{f"rows.{name}": x for optimizer in rows for name, x in optimizer.state_dict().items()},
+        }
+
+    def _step(self, batch: Tensor) -> None:
+        """One step, its phases marked; its loss stays on the device."""
+        timer, device = self.timer, self.ids.device
+        timer.start()
+        examples = self.ids[batch]  # (B, T)
+        timer.mark("data")
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            loss = self.model.loss(examples, self.generator)
+        timer.mark("forward")
+        loss.backward()
+        timer.mark("backward")
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        timer.mark("optimizer")
+        self.losses[self.done] = loss.detach()
+        self.done += 1
+
+    def _look_due(self, seconds: float, last: bool) -> bool:
+        """Whether to measure quality after this step: at the Spec's marks, and at the end of an epoch or more."""
+        spec = self.spec
+        if last:
+            return bool(spec.eval_every or spec.eval_every_s) or self.done >= spec.epoch_steps
+        before = self.validation[-1]["seconds"] if self.validation else 0.0
+        passed = spec.eval_every_s is not None and seconds // spec.eval_every_s > before // spec.eval_every_s
+        return passed or (spec.eval_every is not None and self.done % spec.eval_every == 0)
+
+
+def optimizers(spec: Spec, model: LanguageModel) -> list:
+    """AdamW for the dense parameters, then RowAdamW for the tables that have rows to borrow, if there are any."""
+    settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+    of_tables = settings | {"lr": spec.table_lr or spec.lr}
+    per_token = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding | CEHead)
+                 for p in module.parameters()}  # fmt: skip
+    plain, large = ([p for p in model.parameters() if (id(p) in per_token) is wanted] for wanted in (False, True))
+    dense = torch.optim.AdamW([{"params": plain}, {"params": large, **of_tables}], **settings, fused=True)
+    tables = [module for module in model.modules() if isinstance(module, VocabTable)]
+    return [dense, RowAdamW(tables, **of_tables)] if tables else [dense]
+
+
+def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
+    """Times and memory of the run; a whole training's seconds, extrapolated where fewer steps were run."""
+    whole = seconds if steps_run == spec.steps_total else measured["step_ms"] * spec.steps_total / 1e3
+    peak, peak_of = machine.peak_memory(machine.device(spec.device))
+    return {
+        "steps_run": steps_run, **measured, "seconds": whole, "extrapolated": steps_run < spec.steps_total,
+        "tokens_per_s": spec.positions * spec.steps_total / whole,
+        "examples_per_s": spec.batch * spec.steps_total / whole,
+        "peak_memory_bytes": peak, "peak_memory_of": peak_of,
+    }  # fmt: skip
+
+
+def _batches(spec: Spec, available: int, device: torch.device) -> Iterator[Tensor]:
+    """Rows (B,) of the examples for each step, each epoch in an order of its own; too few examples are cycled."""
+    generator = torch.Generator().manual_seed(spec.seed)
+    for _ in range(spec.epochs):
+        order = torch.randperm(spec.examples, generator=generator)[: spec.epoch_steps * spec.batch] % available
+        yield from order.to(device).view(-1, spec.batch)
