@@ -6,6 +6,7 @@ steps that wait for each other.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ EXACT = ("ce", "ce_chunked", "ce_lowrank")  # heads that score all V tokens at e
 
 def parameters(spec: Spec) -> dict[str, int]:
     """Numbers in the model, by part: the input table, the GRU, and the head."""
+    spec = _alike(spec)
     V, d, D = spec.vocab, spec.hidden, spec.semantic_dim
     if spec.method == "adaptive":
         head = sum(width * (size + d * (width < d)) for width, size, _ in _clusters(spec)) + 2 * d
@@ -34,6 +36,7 @@ def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
     Of the input table at most one for each position; of the semantic table what as many uniform draws as vectors are
     read are expected to hit: other samplers hit fewer.
     """
+    spec = _alike(spec)
     if spec.optimizer == "dense":
         return {}
     drawn = spec.vocab * -math.expm1(-_vectors(spec) / spec.vocab)
@@ -47,6 +50,7 @@ def work(spec: Spec) -> pd.DataFrame:
     A logit is written, made a log-probability, made a gradient, and read by both products of the backward pass: 7
     accesses. A parameter that AdamW moves is read with its gradient and two moments, and written with the moments: 7.
     """
+    spec = _alike(spec)
     N, V, d, D = spec.positions, spec.vocab, spec.hidden, spec.semantic_dim
     counts, used = parameters(spec), rows_used(spec)
     rows, dense = sum(n * dim for n, dim in used.values()), _dense(spec)
@@ -85,6 +89,7 @@ def memory(spec: Spec) -> dict[str, int]:
     with every gradient there, 4 bytes a parameter that is trained densely. A sampling head holds its vectors three
     times, and a borrowed row six times: value, moments, gradient, and two while it catches up.
     """
+    spec = _alike(spec)
     counts, used = parameters(spec), rows_used(spec)
     dense, logits, V = _dense(spec), _logits(spec), spec.vocab
     on_rows = sum(V * (2 * dim + 1) for _, dim in used.values())  # two moments, and the step a row was last current
@@ -127,6 +132,13 @@ def lines(runs: pd.DataFrame) -> pd.DataFrame:
             found.append({**dict(zip(keys, key, strict=True)), "a_ms": a, "b_us": 1e6 * b, "residual": residual,
                           "points": len(points)})  # fmt: skip
     return pd.DataFrame(found)
+
+
+def _alike(spec: Spec) -> Spec:
+    """Of a second stage, a first one that costs about the same, at least as much where parts are narrower or frozen."""
+    method, width = ("sampled_softmax", spec.hidden) if spec.sampled_head else ("ce_chunked", spec.semantic_dim)
+    first = {"stage1": None, "token_head": None, "sampled_head": False, "freeze": False}
+    return replace(spec, method=method, semantic_dim=width, mask_hits=False, **first) if spec.token_head else spec
 
 
 def _dense(spec: Spec) -> int:

@@ -97,10 +97,10 @@ def controls(counts: Tensor, ids: Tensor, *, lengths: Tensor | None = None) -> d
 
 
 @torch.no_grad()
-def best_scale(model: nn.Module, ids: Tensor, *, positions: int = 1024) -> float:
-    """The number that the scores are to be multiplied by for the least NLL on `ids`: temperature scaling.
+def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, positions: int = 1024) -> float:
+    """The number that the scores are to be multiplied by, before `offset` (V,) is added, for the least NLL on `ids`.
 
-    By Newton's method on the first positions; the NLL is convex in the scale. Guo et al. 2017 give the method.
+    Temperature scaling (Guo et al. 2017), by Newton's method on the first positions; the NLL is convex in the scale.
     """
     scale = 1.0
     ids = ids[: max(1, positions // ids.shape[1])]
@@ -108,7 +108,7 @@ def best_scale(model: nn.Module, ids: Tensor, *, positions: int = 1024) -> float
         slope = curvature = 0.0
         for scores, y in _scored(model, ids):
             scores = scores.double()
-            p = (scores * scale).softmax(1)  # (chunk, V)
+            p = (scores * scale + offset).softmax(1)  # (chunk, V)
             mean = (p * scores).sum(1)
             slope += (mean - scores.gather(1, y[:, None])[:, 0]).sum().item()
             curvature += ((p * scores.square()).sum(1) - mean.square()).sum().item()

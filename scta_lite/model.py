@@ -102,6 +102,37 @@ class LowRankCEHead(nn.Module):
         return cosines(self.project(hidden), self.table.weight).div_(self.temperature)
 
 
+class Negatives(nn.Module):
+    """Draws negatives from `spec.sampler`'s q, which `counts`, (V,), of the ids in training give."""
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.spec = spec
+        of_q = log_q(spec.sampler, torch.zeros(spec.vocab) if counts is None else counts)
+        self.register_buffer("log_q", of_q.float())  # (V,)
+        self.register_buffer("cumulative", of_q.exp().cumsum(0))  # (V,)
+
+    def forward(self, target: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """S ids (S,) for all targets (N,), or K for each (N, K); and where, (N, S or K), one is left out, if any is."""
+        spec, left_out = self.spec, None
+        shape = (spec.shared,) if spec.shared else (len(target), spec.negatives)
+        if spec.sampler == "in_batch":  # the targets of other positions: at its own each would meet itself
+            places = uniform(shape, len(target), generator=generator).to(target.device)
+            negatives, left_out = target[places], places == torch.arange(len(target), device=target.device).unsqueeze(1)
+        elif spec.sampler == "uniform":
+            negatives = uniform(shape, spec.vocab, generator=generator).to(target.device)
+        else:
+            negatives = weighted(shape, self.cumulative, generator=generator)
+        if spec.mask_hits or spec.method == "sampled_softmax" or spec.sampled_head:
+            hits = negatives == target.unsqueeze(1)
+            left_out = hits if left_out is None else hits | left_out
+        return negatives, left_out
+
+    def log_Sq(self, negatives: Tensor) -> Tensor:
+        """ln(S q) of each negative, for the sampled softmax to subtract."""
+        return self.log_q[negatives] + math.log(negatives.shape[-1])
+
+
 class SampledHead(LowRankCEHead):
     """The same scores, trained on the target's and on those of a sample of negatives, drawn from q.
 
@@ -112,16 +143,13 @@ class SampledHead(LowRankCEHead):
 
     def __init__(self, spec: Spec, counts: Tensor | None = None):
         super().__init__(spec, counts, TABLES[spec.optimizer])
-        if spec.sampler != "uniform" or spec.method != "semantic":
-            of_q = log_q(spec.sampler, torch.zeros(spec.vocab) if counts is None else counts)
-            self.register_buffer("log_q", of_q.float())  # (V,)
-            self.register_buffer("cumulative", of_q.exp().cumsum(0))  # (V,)
+        self.draw = Negatives(spec, counts)
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats over fresh negatives, S for all or K for each position; hidden: (N, d), target: (N,)."""
-        N, S, query = len(target), self.spec.shared, self.project(hidden)
-        negatives, hits = self._draw(target, (S,) if S else (N, self.spec.negatives), generator)
-        if S:
+        N, query = len(target), self.project(hidden)
+        negatives, left_out = self.draw(target, generator)
+        if negatives.dim() == 1:
             rows = self.table(torch.cat([target, negatives]))  # (N+S, D): one gather
             positive = cosines(query, rows[:N].unsqueeze(1))[:, 0] / self.temperature  # (N,)
             rivals = cosines(query, rows[N:]) / self.temperature  # (N, S)
@@ -129,29 +157,76 @@ class SampledHead(LowRankCEHead):
             rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather
             scores = cosines(query, rows) / self.temperature  # (N, 1+K)
             positive, rivals = scores[:, 0], scores[:, 1:]
-        correction = None
-        if self.spec.method == "sampled_softmax":
-            correction = (torch.zeros_like(positive), self.log_q[negatives] + math.log(negatives.shape[-1]))
-        return contrastive_loss(positive, rivals, log_q=correction, hits=hits)
+        corrected = self.spec.method == "sampled_softmax"
+        log_Sq = (torch.zeros_like(positive), self.draw.log_Sq(negatives)) if corrected else None
+        return contrastive_loss(positive, rivals, log_q=log_Sq, hits=left_out)
 
     def scores(self, hidden: Tensor) -> Tensor:
         scores = super().scores(hidden)
-        return scores.add_(self.log_q) if self.spec.method == "semantic_prior" else scores
+        return scores.add_(self.draw.log_q) if self.spec.method == "semantic_prior" else scores
 
-    def _draw(self, target: Tensor, shape: tuple, generator: Generator | None) -> tuple[Tensor, Tensor | None]:
-        """Negatives (S,) or (N, K), and which of them (N, S or K) a position leaves out, if any."""
-        left_out = None
-        if self.spec.sampler == "in_batch":  # the targets of other positions: at its own each would meet itself
-            places = uniform(shape, len(target), generator=generator).to(target.device)
-            negatives, left_out = target[places], places == torch.arange(len(target), device=target.device).unsqueeze(1)
-        elif self.spec.sampler == "uniform":
-            negatives = uniform(shape, self.spec.vocab, generator=generator).to(target.device)
+
+class TokenHead(nn.Module):
+    """The paper's second stage: logits W_tok x over V tokens, trained with cross-entropy in chunks or on a sample.
+
+    x is h, or for a "normalised" head z = W_sem h / |W_sem h|; with a constant 1 behind it where the first stage had a
+    prior, which W_tok then holds in its last column. W_tok begins at random, as CE's does, until `begin` sets it.
+    """
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.spec, normalised = spec, spec.token_head == "normalised"
+        width = (spec.semantic_dim if normalised else spec.hidden) + (spec.method == "semantic_prior")
+        self.project = nn.Linear(spec.hidden, spec.semantic_dim, bias=False) if normalised else None  # W_sem: (D, d)
+        self.table = TABLES[spec.optimizer if spec.sampled_head else "dense"](spec.vocab, width)  # W_tok
+        nn.init.kaiming_uniform_(self.table.weight.data, a=5**0.5)
+        self.draw = Negatives(spec, counts) if spec.sampled_head else None
+
+    @torch.no_grad()
+    def begin(self, first: SampledHead, scale: float = 1.0) -> None:
+        """Sets W_tok from the first stage: Ê/τ for a normalised head; for a plain one scale · Ê W_sem/τ; Ê unit rows.
+
+        A normalised head gives the first stage's scores; a plain one its ranking too (without a prior), as z is
+        W_sem h divided by a number for each position, in place of which all share `scale`.
+        """
+        parts = [F.normalize(first.table.weight, dim=-1) / first.temperature]  # (V, D)
+        if self.project is None:
+            parts = [parts[0] @ first.project.weight * scale]  # (V, d)
         else:
-            negatives = weighted(shape, self.cumulative, generator=generator)
-        if self.spec.mask_hits or self.spec.method == "sampled_softmax":
-            hits = negatives == target.unsqueeze(1)
-            left_out = hits if left_out is None else hits | left_out
-        return negatives, left_out
+            self.project.load_state_dict(first.project.state_dict())
+        if self.spec.method == "semantic_prior":
+            parts.append(first.draw.log_q.unsqueeze(1))
+        self.table.weight.copy_(torch.cat(parts, dim=1))
+
+    @torch.no_grad()
+    def take_prior(self) -> Tensor | float:
+        """The column of the prior (V,), which is set to 0; 0 where there is none."""
+        if self.spec.method != "semantic_prior":
+            return 0.0
+        prior = self.table.weight[:, -1].clone()
+        self.table.weight[:, -1] = 0
+        return prior
+
+    def query(self, hidden: Tensor) -> Tensor:
+        """x: (N, F), of hidden (N, d)."""
+        x = hidden if self.project is None else F.normalize(self.project(hidden), dim=-1)
+        return F.pad(x, (0, 1), value=1.0) if self.spec.method == "semantic_prior" else x
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats; hidden: (N, d), target: (N,)."""
+        with torch.set_grad_enabled(not self.spec.freeze):
+            x = self.query(hidden)
+        if self.draw is None:
+            return cross_entropy(x, self.table.weight, target, chunk=CHUNK)
+        negatives, left_out = self.draw(target, generator)
+        rows = self.table(torch.cat([target, negatives]))  # (N+S, F)
+        positive = (x * rows[: len(x)]).sum(1)
+        log_Sq = (torch.zeros_like(positive), self.draw.log_Sq(negatives))
+        return contrastive_loss(positive, x @ rows[len(x) :].T, log_q=log_Sq, hits=left_out)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V); hidden: (N, d)."""
+        return self.query(hidden) @ self.table.weight.T
 
 
 class NoHead(nn.Module):
@@ -175,19 +250,22 @@ HEADS = {
 
 
 class LanguageModel(nn.Module):
-    """Embedding (V, d), one-layer GRU of width d, and the head that `spec.method` names.
+    """Embedding (V, d), one-layer GRU of width d, and the head that `spec.method` names, or a second stage's.
 
-    With `spec.optimizer` "rows" the input table, and SEMANTIC's, are VocabTables. `counts`: (V,), how often each token
-    comes in training, for the heads that use it. The input table of "backbone" is not trained.
+    With `spec.optimizer` "rows" the input table, and a sampling head's, are VocabTables. `counts`: (V,), how often each
+    token comes in training, for the heads that use it. The input table of "backbone" is not trained.
     """
 
     def __init__(self, spec: Spec, counts: Tensor | None = None):
         super().__init__()
-        self.vocab = spec.vocab
-        table = Untrained if spec.method == "backbone" else TABLES[spec.optimizer]
+        self.vocab, self.frozen = spec.vocab, spec.freeze
+        table = Untrained if spec.method == "backbone" else TABLES["dense" if spec.freeze else spec.optimizer]
         self.embed = table(spec.vocab, spec.hidden)
         self.backbone = nn.GRU(spec.hidden, spec.hidden, batch_first=True)
-        self.head = HEADS[spec.method](spec, counts)
+        self.head = (TokenHead if spec.token_head else HEADS[spec.method])(spec, counts)
+        if spec.freeze:
+            self.requires_grad_(False)
+            self.head.table.requires_grad_(True)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Hidden states (B, T, d) of ids (B, T)."""
@@ -200,3 +278,8 @@ class LanguageModel(nn.Module):
     def positions(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states (N, d) and their targets (N,), N = B (T - 1); ids: (B, T)."""
         return self(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+
+    def advance(self, ids: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The hidden state (B, d) after reading ids (B, T) from a state, and the state (1, B, d) to go on from."""
+        hidden, state = self.backbone(self.embed(ids), state)
+        return hidden[:, -1], state

@@ -64,7 +64,8 @@ class Result:
     def to_dict(self) -> dict:
         """The run as its JSON file holds it: every field of the Spec, then what was found."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("spec", "model")}
-        return {"run_id": self.run_id, **asdict(self.spec), **found}
+        first = self.spec.stage1 and Path(self.spec.stage1).name  # a file counts by its name, never by its path
+        return {"run_id": self.run_id, **asdict(self.spec), "stage1": first, **found}
 
     @staticmethod
     def from_dict(run: dict) -> "Result":

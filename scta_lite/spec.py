@@ -60,7 +60,7 @@ def _one_of(choices: tuple, meaning: str, default: Any = MISSING) -> Any:
     return _field(check, f"one of {', '.join(map(str, choices))}", meaning, default)
 
 
-def _text(meaning: str, default: str) -> Any:
+def _text(meaning: str, default: str | None) -> Any:
     return _field(lambda v: str(v) if isinstance(v, str | Path) and str(v) else None, "a name", meaning, default)
 
 
@@ -112,6 +112,15 @@ class Spec:
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
     temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
     learn_temperature: bool = _one_of((True, False), "τ is a parameter, and `temperature` where it begins", False)
+    # The paper's second stage, alignment; the fields above are then those of the first:
+    stage1: str | None = _text(
+        "file <run id>.safetensors of a first stage, on whose model a token head is trained", None
+    )
+    token_head: str | None = _one_of(
+        ("random", "normalised", "plain"), "how that head begins, and what it is over", None
+    )
+    sampled_head: bool = _one_of((True, False), "train it by sampled softmax over S shared negatives", False)
+    freeze: bool = _one_of((True, False), "train that head alone (option A), not all (option B)", False)
     # What the paper leaves open:
     betas: tuple[float, float] = _field(_betas, "two numbers from 0 up and below 1", "of AdamW", (0.9, 0.999))
     eps: float = _positive("of AdamW", 1e-8)
@@ -142,6 +151,12 @@ class Spec:
             raise ValueError(
                 "method='backbone': expected optimizer='dense' and evaluate=False: it has no table or head"
             )
+        if (self.stage1 is None) != (self.token_head is None):
+            raise ValueError(f"token_head={self.token_head!r}: expected one with stage1, and none without")
+        if self.token_head and self.method not in SAMPLED:
+            raise ValueError(f"method={self.method!r}: expected the first stage's, one of {', '.join(SAMPLED)}")
+        if self.sampled_head and not (self.token_head and self.shared):
+            raise ValueError("sampled_head=True: expected a token_head, and shared from 1 up")
         if self.method == "semantic_prior" and self.mask_hits:
             raise ValueError(
                 "mask_hits=True: expected False for method='semantic_prior', whose estimate needs the hits"
@@ -175,8 +190,10 @@ class Spec:
         """
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != self._default(f)}
         changed["corpus"] = fingerprint
+        if self.stage1:
+            changed["stage1"] = Path(self.stage1).stem  # by its id, which counts all that it was
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
-        return f"{self.method}-{self.vocab}-{digest[:8]}"
+        return f"{self.method}-{self.vocab}-{digest[:8]}"  # stage 2 goes on under the first's method
 
     def _default(self, f: Field) -> Any:
         """The field's default, which for some depends on the method."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scta_lite import cost, machine, text
+from scta_lite import cost, evaluate, machine, text
 from scta_lite.evaluate import HeldOut
 from scta_lite.model import LanguageModel
 from scta_lite.result import CHECKPOINT, Result, writable
@@ -47,8 +47,10 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             model = LanguageModel(spec, counts).to(device)
-        held = HeldOut.split(heldout, spec, counts, corpus.lengths(spec.vocab)) if spec.evaluate else None
-        training = Training(spec, model, ids.to(device), held and held.to(device))
+        held = HeldOut.split(heldout.to(device), spec, counts.to(device), corpus.lengths(spec.vocab))
+        if spec.stage1:
+            _begin_stage2(spec, model, held)
+        training = Training(spec, model, ids.to(device), held if spec.evaluate else None)
         if path and path.is_file():
             training.resume(path)
         found = training.run(progress, path, checkpoint_s)
@@ -62,6 +64,27 @@ def train(
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
+
+
+def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None) -> None:
+    """The model's backbone, embeddings and token head as the first stage left them."""
+    path = Path(spec.stage1)
+    first = load(path.parent, path.stem)
+    sizes = ("vocab", "method", "hidden", "semantic_dim", "sampler")
+    different = [name for name in sizes if getattr(first.spec, name) != getattr(spec, name)]
+    if first.model is None or different or first.spec.token_head:
+        raise ValueError(f"stage1={path.name!r}: expected a first stage saved with its model, and with the same "
+                         f"{', '.join(different or sizes)}")  # fmt: skip
+    first.model.to(model.backbone.weight_hh_l0.device)
+    for name in ("embed", "backbone"):
+        getattr(model, name).load_state_dict(getattr(first.model, name).state_dict())
+    if spec.token_head == "random":
+        return
+    model.head.begin(first.model.head)
+    if spec.token_head == "plain":
+        if held is None:
+            raise ValueError("token_head='plain': expected held-out text, on which its scale is fitted")
+        model.head.begin(first.model.head, evaluate.best_scale(model, held.validation, offset=model.head.take_prior()))
 
 
 def load(folder: str | Path, run_id: str | None = None) -> Result:

@@ -11,7 +11,7 @@ from scta_lite.model import LanguageModel
 from scta_lite.spec import METHODS
 from scta_lite.training import optimizers
 
-NO_PARAMETERS = ("rank", "log_q", "cumulative")
+NO_PARAMETERS = ("rank", "draw.log_q", "draw.cumulative")
 
 
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])

@@ -163,13 +163,13 @@ def test_a_sampled_loss_is_made_of_its_scores(tiny, method, shared, sampler):
     head = sampling_head(tiny, method=method, sampler=sampler, shared=shared, negatives=5)
     hidden, target = torch.randn(9, 8).double(), torch.arange(9) % 7
     loss = head.loss(hidden, target, torch.Generator().manual_seed(1))
-    drawn, left_out = head._draw(target, (4,) if shared else (9, 5), torch.Generator().manual_seed(1))
+    drawn, left_out = head.draw(target, torch.Generator().manual_seed(1))
     drawn = drawn.expand(9, -1)
     scores = LowRankCEHead.scores(head, hidden)
     rivals = scores.gather(1, drawn)
     if method == "sampled_softmax":
         assert (left_out >= (drawn == target[:, None])).all()
-        rivals = rivals - head.log_q[drawn] - math.log(drawn.shape[1])
+        rivals = rivals - head.draw.log_q[drawn] - math.log(drawn.shape[1])
     if left_out is not None:
         rivals[left_out] = -torch.inf
     expected = F.cross_entropy(torch.cat([scores.gather(1, target[:, None]), rivals], 1), torch.zeros(9).long())
@@ -186,11 +186,11 @@ def test_only_the_prior_is_added_to_the_scores(tiny):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_heads_draw_from_their_q(tiny, sampler):
-    head = sampling_head(tiny, method="semantic_prior", sampler=sampler)
+    head = sampling_head(tiny, method="semantic_prior", sampler=sampler, shared=100_000)
     q = log_q(sampler, COUNTS).exp()
     target = torch.arange(7).repeat_interleave(COUNTS)  # a batch with exactly the counts
     q = COUNTS / COUNTS.sum() if sampler == "in_batch" else q
-    drawn, left_out = head._draw(target, (100_000,), torch.Generator().manual_seed(0))
+    drawn, left_out = head.draw(target, torch.Generator().manual_seed(0))
     possible = q > 0
     expected = (q * len(drawn))[possible]
     seen = torch.bincount(drawn, minlength=7)[possible]

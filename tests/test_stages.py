@@ -1,0 +1,129 @@
+"""The paper's second stage: token heads that begin where the first stage ended, and their training."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import CHAT
+
+from scta_lite import Spec, load, text, train
+from scta_lite.evaluate import best_scale, metrics
+from scta_lite.model import LanguageModel
+from scta_lite.spec import SAMPLED
+
+SETTINGS = {"corpus": str(CHAT), "vocab": 400, "semantic_dim": 8, "hidden": 16, "shared": 20, "lr": 1e-2, "epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def firsts(tmp_path_factory):
+    """A saved first stage of each method, and its file."""
+    folder = tmp_path_factory.mktemp("stage1")
+    sizes = {"examples": 24, "batch": 4, "seq_len": 8, "device": "cpu"}
+    results = {method: train(Spec(method=method, **SETTINGS, **sizes)) for method in SAMPLED}
+    return {
+        method: (result, str(result.save(folder).with_suffix(".safetensors"))) for method, result in results.items()
+    }
+
+
+def begun(spec):
+    """The second stage's model before its first step: after two steps that move nothing."""
+    still = replace(spec, lr=1e-30, weight_decay=0.0, steps=2, table_lr=None)
+    return train(still).model
+
+
+def ids_and_hidden(model):
+    ids = torch.randint(400, (9, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return ids, *model.positions(ids)
+
+
+@pytest.mark.parametrize("method", SAMPLED)
+def test_a_normalised_head_begins_with_the_first_stages_scores(firsts, method):
+    result, file = firsts[method]
+    model = begun(replace(result.spec, stage1=file, token_head="normalised"))
+    _, hidden, _ = ids_and_hidden(result.model)
+    _, same, _ = ids_and_hidden(model)
+    torch.testing.assert_close(same, hidden)
+    with torch.no_grad():
+        torch.testing.assert_close(model.head.scores(hidden), result.model.head.scores(hidden), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["semantic", "sampled_softmax"])
+def test_a_plain_head_begins_with_the_first_stages_ranking_and_not_its_likelihood(firsts, method):
+    result, file = firsts[method]
+    first = copy.deepcopy(result.model).double()
+    model = LanguageModel(replace(result.spec, stage1=file, token_head="plain")).double()
+    model.head.begin(first.head, scale=0.37)
+    _, hidden, _ = ids_and_hidden(first)
+    with torch.no_grad():
+        plain, semantic = model.head.scores(hidden), first.head.scores(hidden)
+    assert torch.equal(plain.argsort(1), semantic.argsort(1))
+    ratio = plain / semantic  # one number for each position
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+    assert ratio[:, 0].std() > 1e-3 * ratio[:, 0].mean()
+
+
+def test_a_plain_heads_scale_is_the_best_one(firsts):
+    for method in ("semantic", "semantic_prior"):
+        result, file = firsts[method]
+        spec = replace(result.spec, stage1=file, token_head="plain", evaluate=True, eval_every=1)
+        look = train(replace(spec, lr=1e-30, steps=2)).validation[0]
+        model = begun(spec)
+        assert model.head.table.weight.shape == (400, 17 if method == "semantic_prior" else 16)
+        for wrong in (0.8, 1.25):
+            other = LanguageModel(spec)
+            other.load_state_dict(model.state_dict())
+            with torch.no_grad():
+                other.head.table.weight[:, :16] *= wrong
+            _, held = text.load(spec.corpus).ids(400)
+            held = torch.from_numpy(text.examples(held, 8).astype("int64"))
+            half = held.tensor_split(2)[0]
+            assert metrics(other, half)["nll"] > look["nll"]
+        if method == "semantic":  # a prior is not scaled
+            assert best_scale(model, half) == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("head", ["random", "normalised", "plain"])
+def test_option_a_moves_the_head_alone_and_option_b_all(firsts, head, sampled, optimizer, tmp_path):
+    result, file = firsts["semantic_prior"]
+    spec = replace(result.spec, stage1=file, token_head=head, sampled_head=sampled, optimizer=optimizer)
+    for freeze in (True, False):
+        aligned = train(replace(spec, freeze=freeze, epochs=6))
+        for part in ("embed", "backbone"):
+            before, after = (getattr(r.model, part).state_dict() for r in (result, aligned))
+            assert all(torch.equal(before[name], after[name]) for name in before) is freeze
+        if head == "normalised":
+            assert torch.equal(result.model.head.project.weight, aligned.model.head.project.weight) is freeze
+        assert sampled or aligned.epoch_losses[-1]["last"] < aligned.epoch_losses[0]["first"]
+    aligned.save(tmp_path)
+    again = load(tmp_path)
+    assert "/" not in again.spec.stage1
+    assert again.run_id == aligned.run_id
+    _, hidden, _ = ids_and_hidden(aligned.model)
+    with torch.no_grad():
+        torch.testing.assert_close(again.model.head.scores(hidden), aligned.model.head.scores(hidden))
+
+
+def test_exact_alignment_is_cross_entropy(firsts):
+    result, file = firsts["semantic_prior"]
+    model = begun(replace(result.spec, stage1=file, token_head="plain"))
+    _, hidden, target = ids_and_hidden(model)
+    expected = torch.nn.functional.cross_entropy(model.head.scores(hidden), target)
+    assert model.head.loss(hidden, target).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"token_head": None}, "^token_head=None: expected one with stage1"),
+    ({"stage1": None}, "^token_head='plain': expected one with stage1"),
+    ({"method": "ce"}, "^method='ce': expected the first stage's"),
+    ({"sampled_head": True, "shared": 0}, "^sampled_head=True: expected a token_head, and shared"),
+    ({"stage1": "no/such.safetensors"}, "^run_id='such': expected one of"),
+    ({"semantic_dim": 9}, "^stage1='.*': expected a first stage .* the same semantic_dim"),
+])  # fmt: skip
+def test_stages_that_do_not_fit(firsts, changes, message):
+    result, file = firsts["semantic"]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(replace(result.spec, **{"stage1": file, "token_head": "plain", **changes}))
