@@ -2,7 +2,7 @@
 
 import warnings
 
-from scta_lite import evaluate, text
+from scta_lite import decode, evaluate, text
 from scta_lite.losses import contrastive_loss, cross_entropy, semantic_loss
 from scta_lite.paper import PAPER, published_epoch_losses, published_runs
 from scta_lite.result import Result
@@ -22,6 +22,7 @@ __all__ = [
     "VocabTable",
     "contrastive_loss",
     "cross_entropy",
+    "decode",
     "evaluate",
     "grid",
     "load",

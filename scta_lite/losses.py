@@ -150,8 +150,8 @@ def log_unigram(counts: Tensor) -> Tensor:
 
     α, because up to half of a large vocabulary never occurs in training: ln 0 would rule it out on held-out text.
 
-    >>> log_unigram(torch.tensor([3, 0])).exp()  # 3.1/3.2, 0.1/3.2
-    tensor([0.9688, 0.0312], dtype=torch.float64)
+    >>> log_unigram(torch.tensor([3, 0])).exp()  # 3.1 and 0.1 of 3.2
+    tensor([0.96..., 0.03...], dtype=torch.float64)
     """
     return (counts.double() + ALPHA).div(counts.sum() + ALPHA * len(counts)).log()
 

@@ -1,0 +1,158 @@
+"""The paper's third stage, and what comes before a token is chosen: from hidden states to tokens.
+
+`generate` writes token after token, one step of the GRU for each. `Exact` and `Approximate` find the tokens with the
+highest scores without a softmax over them: a head's scores are products of a query with a vector for each token, so
+this is a search for the largest inner product. Left out: beam search, and batches of prompts.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from scta_lite.model import CEHead, LanguageModel, SampledHead, TokenHead
+from scta_lite.vocabulary import Vocabulary
+
+_ROWS = 1 << 17  # vectors whose products are alive at a time
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: Generator | None = None,
+) -> Iterator[int]:
+    """Yields the ids that follow the prompt (T,), for ever; the state is carried over, so each costs one GRU step.
+
+    `temperature` divides the scores before the softmax; 0 always takes the best (greedy). `top_k` keeps the k best
+    tokens, `top_p` the fewest best ones that hold this much of the probability (Holtzman et al. 2020). Id 0, the
+    unknown word, is never chosen. ValueError for an empty prompt, or an argument out of its range.
+    """
+    if prompt.dim() != 1 or not len(prompt):
+        raise ValueError(f"prompt of shape {tuple(prompt.shape)}: expected (T,) with T from 1 up")
+    for name, value, fits, expected in (
+        ("temperature", temperature, temperature >= 0, "a number from 0 up"),
+        ("top_k", top_k, top_k is None or top_k >= 1, "an integer from 1 up"),
+        ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
+    ):
+        if not fits:
+            raise ValueError(f"{name}={value!r}: expected {expected}")
+    return _generate(model, prompt.view(1, -1), lambda scores: _choose(scores, temperature, top_k, top_p, generator))
+
+
+def _generate(model: LanguageModel, ids: Tensor, choose: Callable[[Tensor], Tensor]) -> Iterator[int]:
+    state = None
+    while True:
+        with torch.no_grad():
+            hidden, state = model.advance(ids, state)
+            scores = model.head.scores(hidden)[0].float()  # (V,)
+        scores[0] = -torch.inf
+        ids = choose(scores).view(1, 1)
+        yield ids.item()
+
+
+def write(model: LanguageModel, vocabulary: Vocabulary, prompt: str, tokens: int, **how) -> Iterator[str]:
+    """Yields the prompt, then `tokens` pieces of text that follow it, one after another; `how` as for `generate`.
+
+    Words that the vocabulary does not have are read as unknown. ValueError for an empty prompt.
+    """
+    ids = torch.from_numpy(vocabulary.encode(prompt)).long().to(model.backbone.weight_hh_l0.device)
+    yield prompt
+    for _, i in zip(range(tokens), generate(model, ids, **how), strict=False):
+        yield vocabulary.decode([i])
+
+
+def _choose(
+    scores: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: Generator | None
+) -> Tensor:
+    """One id, drawn from the softmax of the scores (V,) that are left."""
+    if temperature == 0:
+        return scores.argmax()
+    scores, order = scores.sort(descending=True)
+    scores = scores[:top_k] / temperature
+    p = scores.softmax(0)
+    if top_p is not None:
+        p = p.where(p.cumsum(0) - p < top_p, 0.0)  # what comes before a token does not yet hold top_p
+    return order[torch.multinomial(p, 1, generator=generator)]
+
+
+@torch.no_grad()
+def search_space(head: SampledHead | TokenHead | CEHead) -> Tensor:
+    """A vector for each token, (V, F), whose inner product with `query(head, hidden)` is its score.
+
+    Of a semantic head the unit rows over τ, [e/τ], and with a prior [e/τ, log u]: then the best token is not the one
+    nearest to z.
+    """
+    if isinstance(head, SampledHead):
+        vectors = F.normalize(head.table.weight, dim=-1) / head.temperature
+        prior = head.spec.method == "semantic_prior"
+        return torch.cat([vectors, head.draw.log_q.unsqueeze(1)], dim=1) if prior else vectors
+    return head.table.weight if isinstance(head, TokenHead) else head.weight
+
+
+@torch.no_grad()
+def query(head: SampledHead | TokenHead | CEHead, hidden: Tensor) -> Tensor:
+    """What is searched for, (N, F), from hidden states (N, d)."""
+    if isinstance(head, SampledHead):
+        z = F.normalize(head.project(hidden), dim=-1)
+        return F.pad(z, (0, 1), value=1.0) if head.spec.method == "semantic_prior" else z
+    return head.query(hidden) if isinstance(head, TokenHead) else hidden
+
+
+class Exact:
+    """The largest inner products with vectors (V, F), all of them computed, some rows at a time."""
+
+    def __init__(self, vectors: Tensor):
+        self.vectors = vectors
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Scores (N, k), falling, and ids (N, k), of queries (N, F); k at most V."""
+        best = None
+        for start in range(0, len(self.vectors), _ROWS):
+            scores = queries @ self.vectors[start : start + _ROWS].T  # (N, rows)
+            scores, ids = scores.topk(min(k, scores.shape[1]))
+            found = (scores, ids + start)
+            if best is not None:
+                scores, ids = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))
+                scores, places = scores.topk(min(k, scores.shape[1]))
+                found = (scores, ids.gather(1, places))
+            best = found
+        return best
+
+
+class Approximate:
+    """faiss's index over vectors (V, F), made once; `kind` is its factory's string, "HNSW32" or "IVF1024,Flat".
+
+    A vector x is stored as [x, √(M² - |x|²)], M the largest length, and searched for with [q, 0]: among these, all of
+    length M, the nearest is the one with the largest inner product (Bachrach et al. 2014), as faiss's graphs need it.
+    `effort`: the candidates kept in HNSW's search, or the lists that IVF looks into.
+    """
+
+    def __init__(self, vectors: Tensor, kind: str = "HNSW32", effort: int = 64):
+        import faiss  # only here: the extra "search" brings it
+
+        lengths = vectors.square().sum(1)
+        last = (lengths.max() - lengths).clamp_min(0).sqrt()
+        rows = torch.cat([vectors, last.unsqueeze(1)], dim=1).contiguous().numpy()
+        self.index = faiss.index_factory(rows.shape[1], kind)
+        self.index.train(rows)
+        self.index.add(rows)
+        self.longest = lengths.max()
+        faiss.ParameterSpace().set_index_parameter(self.index, "efSearch" if "HNSW" in kind else "nprobe", effort)
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Scores (N, k), falling, and ids (N, k), of queries (N, F); an id of -1 stands where none was found."""
+        squares, ids = self.index.search(F.pad(queries, (0, 1)).contiguous().numpy(), k)
+        # |q - x|² = |q|² + M² - 2 q·x
+        scores = (queries.square().sum(1, keepdim=True) + self.longest - torch.from_numpy(squares)) / 2
+        return scores, torch.from_numpy(ids)
+
+    def nbytes(self) -> int:
+        """Bytes of the index as it would be written to a file."""
+        import faiss
+
+        return faiss.serialize_index(self.index).nbytes

@@ -1,0 +1,110 @@
+from itertools import islice
+
+import pytest
+import torch
+from conftest import CHAT
+
+from scta_lite import decode, text
+from scta_lite.model import LanguageModel
+from scta_lite.spec import SAMPLED
+
+PROMPT = torch.tensor([3, 1, 4, 1, 5])
+
+
+@pytest.fixture
+def model(tiny):
+    torch.manual_seed(0)
+    return LanguageModel(tiny("ce"))
+
+
+def first(model, n=20, seed=0, **how):
+    return list(islice(decode.generate(model, PROMPT, generator=torch.Generator().manual_seed(seed), **how), n))
+
+
+def test_greedy_takes_the_best_of_the_whole_text_so_far(model):
+    """The carried state is that of reading everything again."""
+    ids = PROMPT.tolist()
+    for i in first(model, temperature=0):
+        with torch.no_grad():
+            scores = model.head.scores(model(torch.tensor([ids]))[:, -1])[0]
+        scores[0] = -torch.inf
+        assert i == scores.argmax()
+        ids.append(i)
+
+
+def test_samples_follow_the_softmax_of_what_is_left(model):
+    with torch.no_grad():
+        model.head.weight.mul_(5)
+        scores = model.head.scores(model.advance(PROMPT.view(1, -1))[0])[0]
+    scores[0] = -torch.inf
+    p = (scores / 0.7).softmax(0)
+    best = p.argsort(descending=True)
+
+    def frequencies(**how):
+        generator = torch.Generator().manual_seed(0)
+        drawn = [next(decode.generate(model, PROMPT, generator=generator, **how)) for _ in range(3000)]
+        return torch.bincount(torch.tensor(drawn), minlength=300) / 3000
+
+    for how, kept in (({}, 299), ({"top_k": 5}, 5), ({"top_p": 0.2}, int((p[best].cumsum(0) < 0.2).sum()) + 1)):
+        expected = torch.zeros(300)
+        expected[best[:kept]] = p[best[:kept]] / p[best[:kept]].sum()
+        found = frequencies(temperature=0.7, **how)
+        assert set(found.nonzero().flatten().tolist()) <= set(best[:kept].tolist())
+        assert (found - expected).abs().sum() < (0.35 if kept > 100 else 0.1), how
+        assert found[0] == 0
+
+
+def test_top_k_of_one_is_greedy(model):
+    assert first(model, top_k=1) == first(model, temperature=0) == first(model, top_p=1e-9)
+    assert first(model, seed=1) != first(model, seed=2)
+    assert first(model, seed=1) == first(model, seed=1)
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    ({"temperature": -1}, "^temperature=-1: expected a number from 0 up"),
+    ({"top_k": 0}, "^top_k=0: expected an integer from 1 up"),
+    ({"top_p": 0}, "^top_p=0: expected above 0, at most 1"),
+    ({"top_p": 1.5}, "^top_p=1.5: expected above 0"),
+])  # fmt: skip
+def test_bad_arguments_of_generate(model, how, message):
+    with pytest.raises(ValueError, match=message):
+        first(model, **how)
+
+
+def test_text_in_and_text_out(tiny):
+    vocabulary = text.load(str(CHAT)).vocabulary(300)
+    pieces = list(decode.write(LanguageModel(tiny("semantic_prior")), vocabulary, "user: the", 7))
+    assert pieces[0] == "user: the"
+    assert len(pieces) == 8
+    assert "�" not in "".join(pieces)
+    with pytest.raises(ValueError, match=r"^prompt of shape \(0,\): expected"):
+        list(decode.write(LanguageModel(tiny()), vocabulary, "", 1))
+
+
+@pytest.mark.parametrize("method", ["ce", *SAMPLED])
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_exact_search_finds_the_best_scores(tiny, monkeypatch, method, rows):
+    monkeypatch.setattr(decode, "_ROWS", rows)
+    torch.manual_seed(0)
+    head = LanguageModel(tiny(method, shared=5), torch.arange(300)).head
+    hidden = torch.randn(6, 8)
+    with torch.no_grad():
+        expected = head.scores(hidden).topk(10)
+    scores, ids = decode.Exact(decode.search_space(head)).search(decode.query(head, hidden), 10)
+    torch.testing.assert_close(scores, expected.values, atol=1e-5, rtol=1e-5)
+    assert torch.equal(ids, expected.indices)
+
+
+@pytest.mark.parametrize(("kind", "effort"), [("HNSW32", 64), ("IVF16,Flat", 8)])
+def test_approximate_search_finds_nearly_the_same(tiny, kind, effort):
+    pytest.importorskip("faiss", reason='the extra "search" is not installed')
+    torch.manual_seed(0)
+    head = LanguageModel(tiny("semantic_prior", semantic_dim=8, vocab=2000), torch.arange(2000)).head
+    vectors, queries = decode.search_space(head), decode.query(head, torch.randn(200, 8))
+    expected, wanted = decode.Exact(vectors).search(queries, 10)
+    scores, ids = decode.Approximate(vectors, kind, effort).search(queries, 10)
+    recall = (ids.unsqueeze(2) == wanted.unsqueeze(1)).any(1).double().mean()
+    assert recall > 0.9
+    torch.testing.assert_close(scores[:, 0].median(), expected[:, 0].median(), atol=1e-2, rtol=0)
+    if kind == "HNSW32":
+        assert decode.Approximate(vectors, kind, 64).nbytes() > vectors.numel() * 4
