@@ -188,12 +188,15 @@ class Spec:
         >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
         'ce-50000-8d6f397c'
         """
-        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != self._default(f)}
-        changed["corpus"] = fingerprint
+        changed = {**self.changes(), "corpus": fingerprint}
         if self.stage1:
             changed["stage1"] = Path(self.stage1).stem  # by its id, which counts all that it was
         digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()
         return f"{self.method}-{self.vocab}-{digest[:8]}"  # stage 2 goes on under the first's method
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are not what they are by default, for this method; `method` and `vocab` have no default."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != self._default(f)}
 
     def _default(self, f: Field) -> Any:
         """The field's default, which for some depends on the method."""
@@ -275,8 +278,7 @@ def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> N
 
 def arguments(spec: Spec) -> list[str]:
     """The command line that `add_arguments` reads as this Spec."""
-    changed = [(f.name, getattr(spec, f.name)) for f in fields(spec) if getattr(spec, f.name) != f.default]
-    return [word for name, value in changed for word in (_option(name), json.dumps(value))]
+    return [word for name, value in spec.changes().items() for word in (_option(name), json.dumps(value))]
 
 
 def _option(name: str) -> str:

@@ -15,21 +15,36 @@ EVALUATED = {"evaluate": True, "eval_every": 200}
 TRIED = {"steps": 400, "vocab": 8192, "threads": 1, **EVALUATED}
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 METHODS = ("ce", "ce_lowrank", "adaptive", "semantic", "sampled_softmax", "semantic_prior")
-CHANGES = {  # one at a time, at lr 3e-3
+CHANGES = {  # to what each method is by default, at lr 3e-3
     "ce": [{"table_lr": 1e-2}],
-    "ce_lowrank": [{"init_std": 0.1}, {"init_std": 0.02}, {"init_std": 0.02, "learn_temperature": True},
-                   {"init_std": 0.02, "learn_temperature": True, "semantic_dim": 256}],
+    "ce_lowrank": [
+        *({"init_std": std} for std in (0.1, 0.02)),
+        *({"init_std": 0.02, **change} for change in (
+            {"learn_temperature": True}, {"learn_temperature": True, "semantic_dim": 256}, {"temperature": 0.1},
+            {"temperature": 0.1, "semantic_dim": 256})),
+    ],
     "adaptive": [{"table_lr": 1e-2}],
-    "semantic": [{"init_std": 0.3}, {"init_std": 0.1}, {"init_std": 0.02}, {"temperature": 0.05}, {"temperature": 0.1},
-                 {"learn_temperature": True}, {"negatives": 8}, {"negatives": 128}, {"shared": 1024},
-                 {"semantic_dim": 32}, {"semantic_dim": 256}, {"table_lr": 1e-2}, {"mask_hits": True}],
-    "sampled_softmax": [{"shared": 4096}, {"learn_temperature": True}, {"init_std": 0.1}, {"sampler": "log_uniform"}],
-    "semantic_prior": [{"init_std": 1.0}, {"init_std": 0.1}, {"init_std": 0.05}, {"init_std": 0.01},
-                       {"temperature": 0.05}, {"temperature": 0.1}, {"learn_temperature": True}, {"shared": 256},
-                       {"shared": 4096}, {"shared": 0, "negatives": 32}, {"semantic_dim": 32}, {"semantic_dim": 128},
-                       {"semantic_dim": 256}, {"semantic_dim": 256, "shared": 4096, "learn_temperature": True},
-                       {"table_lr": 1e-2}, {"sampler": "unigram^0.75"}, {"sampler": "log_uniform"},
-                       {"sampler": "in_batch"}],
+    "semantic": [
+        *({"init_std": std} for std in (0.3, 0.1, 0.02)),
+        *({"temperature": τ} for τ in (0.05, 0.1)), {"learn_temperature": True},
+        *({"negatives": K} for K in (8, 128)), {"shared": 1024}, {"mask_hits": True},
+        *({"semantic_dim": D} for D in (32, 256)), {"table_lr": 1e-2},
+        *({"init_std": 0.1, **change} for change in (
+            {"temperature": 0.1}, {"temperature": 0.1, "negatives": 128}, {"learn_temperature": True})),
+    ],
+    "sampled_softmax": [{"shared": 4096}, {"learn_temperature": True}, {"init_std": 0.1}, {"sampler": "log_uniform"},
+                        {"temperature": 0.1}, {"temperature": 0.1, "shared": 4096}],
+    "semantic_prior": [
+        *({"init_std": std} for std in (1.0, 0.1, 0.05, 0.01)),
+        *({"temperature": τ} for τ in (0.05, 0.1, 0.14, 0.2)), {"learn_temperature": True},
+        *({"shared": S} for S in (256, 4096)), {"shared": 0, "negatives": 32},
+        *({"semantic_dim": D} for D in (32, 128, 256)),
+        {"semantic_dim": 256, "shared": 4096, "learn_temperature": True},
+        *({"sampler": q} for q in ("unigram^0.75", "log_uniform", "in_batch")), {"table_lr": 1e-2},
+        *({"temperature": 0.1, **change} for change in (
+            {"shared": 4096}, {"semantic_dim": 256}, {"semantic_dim": 256, "shared": 4096}, {"table_lr": 1e-2})),
+        {"temperature": 0.14, "semantic_dim": 256, "shared": 4096},
+    ],
 }  # fmt: skip
 
 
