@@ -1,8 +1,8 @@
 """The study of quality that notebook 06 shows: `make study`. Hours on two cores; resumable, a run is one file.
 
 tune: settings at V = 8,192, 400 steps each, one changed at a time; chosen by the validation half of the held-out text.
-final: the chosen settings, reported on the other half: V = 8,192, one epoch, 3 seeds; V = 50,000, 600 steps;
-V = 200,000, ten minutes of training each.
+8192, 50000, 200000: the chosen settings, for one epoch with 3 seeds; for 600 steps; for ten minutes of training each.
+`tools/study.py tune 8192` does a part.
 """
 
 import sys
@@ -29,8 +29,9 @@ CHANGES = {  # to what each method is by default, at lr 3e-3
         *({"temperature": τ} for τ in (0.05, 0.1)), {"learn_temperature": True},
         *({"negatives": K} for K in (8, 128)), {"shared": 1024}, {"mask_hits": True},
         *({"semantic_dim": D} for D in (32, 256)), {"table_lr": 1e-2},
-        *({"init_std": 0.1, **change} for change in (
-            {"temperature": 0.1}, {"temperature": 0.1, "negatives": 128}, {"learn_temperature": True})),
+        *({"init_std": 0.02, **change} for change in (
+            {"temperature": 0.1}, {"temperature": 0.1, "negatives": 128}, {"learn_temperature": True},
+            {"semantic_dim": 256}, {"temperature": 0.1, "sampler": "unigram^0.75"})),
     ],
     "sampled_softmax": [{"shared": 4096}, {"learn_temperature": True}, {"init_std": 0.1}, {"sampler": "log_uniform"},
                         {"temperature": 0.1}, {"temperature": 0.1, "shared": 4096}],
@@ -56,7 +57,37 @@ def tune() -> list[Spec]:
     return list(dict.fromkeys(rates + others))
 
 
+CHOSEN = [  # method, and its settings of the least NLL on the validation half
+    ("ce", {"lr": 3e-3}),
+    ("semantic_prior", {"lr": 3e-3, "temperature": 0.1}),
+    ("semantic_prior", {"lr": 3e-3, "temperature": 0.1, "semantic_dim": 256, "shared": 4096}),
+    ("semantic", {}),  # as published
+    ("ce_lowrank", {"lr": 3e-3, "init_std": 0.02, "temperature": 0.1}),
+    ("adaptive", {"lr": 3e-3}),
+    ("semantic", {"lr": 3e-3, "init_std": 0.1, "temperature": 0.1}),
+    ("sampled_softmax", {"lr": 3e-3, "shared": 4096, "temperature": 0.1}),
+]
+SIZES = {
+    8_192: {"steps": 1250, "eval_every": 125, "threads": 1},
+    50_000: {"steps": 600, "eval_every": 100},
+    200_000: {"examples": 37_000, "epochs": 12, "budget_s": 600, "eval_every_s": 120, "eval_examples": 128},
+}
+
+
+def final(vocab: int, seeds: int = 1) -> list[Spec]:
+    """The chosen settings, each method once for each seed."""
+    common = {"vocab": vocab, "optimizer": "rows", "evaluate": True, **SIZES[vocab]}
+    return [
+        Spec(method=method, seed=seed, **common, **settings) for seed in range(seeds) for method, settings in CHOSEN
+    ]
+
+
 if __name__ == "__main__":
-    folder = ROOT / "runs" / "study"
-    if "tune" in sys.argv[1:]:
-        sweep(tune(), folder / "tune", executor=ThreadPoolExecutor(2))  # two at a time: their times are not used
+    folder, wanted = ROOT / "runs" / "study", sys.argv[1:] or ["tune", "8192", "50000", "200000"]
+    if "tune" in wanted:  # two at a time, on a core each
+        sweep(tune(), folder / "tune", executor=ThreadPoolExecutor(2))
+    if "8192" in wanted:
+        sweep(final(8_192, seeds=3), folder, executor=ThreadPoolExecutor(2))
+    for vocab in (50_000, 200_000):  # alone, on two
+        if str(vocab) in wanted:
+            sweep(final(vocab), folder)
