@@ -31,7 +31,7 @@ CHANGES = {  # to what each method is by default, at lr 3e-3
         *({"semantic_dim": D} for D in (32, 256)), {"table_lr": 1e-2},
         *({"init_std": 0.02, **change} for change in (
             {"temperature": 0.1}, {"temperature": 0.1, "negatives": 128}, {"learn_temperature": True},
-            {"semantic_dim": 256}, {"temperature": 0.1, "sampler": "unigram^0.75"})),
+            {"semantic_dim": 256})),
     ],
     "sampled_softmax": [{"shared": 4096}, {"learn_temperature": True}, {"init_std": 0.1}, {"sampler": "log_uniform"},
                         {"temperature": 0.1}, {"temperature": 0.1, "shared": 4096}],
