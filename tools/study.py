@@ -16,14 +16,14 @@ TRIED = {"steps": 400, "vocab": 8192, "threads": 1, **EVALUATED}
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 METHODS = ("ce", "ce_lowrank", "adaptive", "semantic", "sampled_softmax", "semantic_prior")
 CHANGES = {  # to what each method is by default, at lr 3e-3
-    "ce": [{"table_lr": 1e-2}],
+    "ce": [{"table_lr": 1e-2}, {"table_lr": 3e-2}],
     "ce_lowrank": [
         *({"init_std": std} for std in (0.1, 0.02)),
         *({"init_std": 0.02, **change} for change in (
             {"learn_temperature": True}, {"learn_temperature": True, "semantic_dim": 256}, {"temperature": 0.1},
-            {"temperature": 0.1, "semantic_dim": 256})),
+            {"temperature": 0.1, "semantic_dim": 256}, {"table_lr": 1e-2})),
     ],
-    "adaptive": [{"table_lr": 1e-2}],
+    "adaptive": [{"table_lr": 1e-2}, {"table_lr": 3e-2}],
     "semantic": [
         *({"init_std": std} for std in (0.3, 0.1, 0.02)),
         *({"temperature": τ} for τ in (0.05, 0.1)), {"learn_temperature": True},
@@ -31,10 +31,10 @@ CHANGES = {  # to what each method is by default, at lr 3e-3
         *({"semantic_dim": D} for D in (32, 256)), {"table_lr": 1e-2},
         *({"init_std": 0.02, **change} for change in (
             {"temperature": 0.1}, {"temperature": 0.1, "negatives": 128}, {"learn_temperature": True},
-            {"semantic_dim": 256})),
+            {"semantic_dim": 256}, {"table_lr": 1e-2})),
     ],
     "sampled_softmax": [{"shared": 4096}, {"learn_temperature": True}, {"init_std": 0.1}, {"sampler": "log_uniform"},
-                        {"temperature": 0.1}, {"temperature": 0.1, "shared": 4096}],
+                        {"temperature": 0.1}, {"temperature": 0.1, "shared": 4096}, {"table_lr": 1e-2}],
     "semantic_prior": [
         *({"init_std": std} for std in (1.0, 0.1, 0.05, 0.01)),
         *({"temperature": τ} for τ in (0.05, 0.1, 0.14, 0.2)), {"learn_temperature": True},
@@ -45,6 +45,7 @@ CHANGES = {  # to what each method is by default, at lr 3e-3
         *({"temperature": 0.1, **change} for change in (
             {"shared": 4096}, {"semantic_dim": 256}, {"semantic_dim": 256, "shared": 4096}, {"table_lr": 1e-2})),
         {"temperature": 0.14, "semantic_dim": 256, "shared": 4096},
+        {"temperature": 0.1, "semantic_dim": 256, "shared": 4096, "table_lr": 1e-2},
     ],
 }  # fmt: skip
 
