@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help install demo lab test lint notebooks figures bench clean
+.PHONY: help install demo lab test lint notebooks figures bench study clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ figures: install  ## draw every figure of figures/ again, from stored numbers
 
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (40 minutes)
 	$(BIN)/python tools/bench.py
+
+study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (4 hours)
+	$(BIN)/python tools/study.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
 	rm -rf .venv runs

@@ -14,7 +14,7 @@ from scta_lite.losses import log_unigram
 from scta_lite.spec import Spec
 
 HITS = (1, 5, 10)
-_SCORES = 1 << 27  # scores alive at a time: 0.5 GB in float32, and a few times that within one chunk
+_SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times that within one chunk
 
 
 @dataclass
@@ -78,7 +78,7 @@ def metrics(model: nn.Module, ids: Tensor, *, lengths: Tensor | None = None, sca
     """
     nll, ranks, characters = [], [], 0
     for scores, y in _scored(model, ids):
-        scores = scores.float() * scale  # (chunk, V)
+        scores = scores.float() if scale == 1 else scores.float() * scale  # (chunk, V)
         wanted = scores.gather(1, y[:, None])  # (chunk, 1)
         nll.append(scores.logsumexp(1) - wanted[:, 0])
         ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first

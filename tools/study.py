@@ -2,13 +2,19 @@
 
 tune: settings at V = 8,192, 400 steps each, one changed at a time; chosen by the validation half of the held-out text.
 8192, 50000, 200000: the chosen settings, for one epoch with 3 seeds; for 600 steps; for ten minutes of training each.
-`tools/study.py tune 8192` does a part.
+stage1: two models of V = 8,192, and space.npz, their tokens' vectors. `tools/study.py tune 8192` does a part.
 """
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from scta_lite import Spec, sweep
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from scta_lite import Spec, load, sweep, text, train
+from scta_lite.model import LanguageModel
 from scta_lite.paper import ROOT
 
 EVALUATED = {"evaluate": True, "eval_every": 200}
@@ -83,12 +89,35 @@ def final(vocab: int, seeds: int = 1) -> list[Spec]:
     ]
 
 
+def stage1(folder: Path) -> None:
+    """SEMANTIC as published and with its prior, one epoch at V = 8,192, with their models; and their token spaces."""
+    common = {"vocab": 8_192, "optimizer": "rows", "steps": 1250}
+    specs = [Spec(method=method, **common, **settings) for method, settings in (CHOSEN[3], CHOSEN[1])]
+    models = {spec.method: saved(spec, folder / "stage1") for spec in specs}
+    corpus = text.load(progress=False)
+    words = [corpus.vocabulary(8_192).decode([i]) for i in range(8_192)]
+    counts = np.bincount(text.examples(corpus.ids(8_192)[0], 64)[:20_000].flatten(), minlength=8_192)
+    rows = {m: F.normalize(model.head.table.weight, dim=1).mul(127).round().to(torch.int8).numpy()
+            for m, model in models.items()}  # fmt: skip
+    np.savez_compressed(folder / "space.npz", words=np.array(words), counts=counts, **rows)
+
+
+def saved(spec: Spec, folder: Path) -> LanguageModel:
+    """The trained model of the Spec, from the folder if it is there."""
+    run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
+    if not (folder / f"{run_id}.json").is_file():
+        train(spec, checkpoint=folder).save(folder)
+    return load(folder, run_id).model
+
+
 if __name__ == "__main__":
-    folder, wanted = ROOT / "runs" / "study", sys.argv[1:] or ["tune", "8192", "50000", "200000"]
+    folder, wanted = ROOT / "runs" / "study", sys.argv[1:] or ["tune", "8192", "stage1", "50000", "200000"]
     if "tune" in wanted:  # two at a time, on a core each
         sweep(tune(), folder / "tune", executor=ThreadPoolExecutor(2))
     if "8192" in wanted:
         sweep(final(8_192, seeds=3), folder, executor=ThreadPoolExecutor(2))
+    if "stage1" in wanted:
+        stage1(folder)
     for vocab in (50_000, 200_000):  # alone, on two
         if str(vocab) in wanted:
             sweep(final(vocab), folder)
