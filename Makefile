@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: help install demo lab test lint notebooks figures bench study clean
+.PHONY: help install demo lab test lint notebooks figures bench study stages clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench: install  ## step times of every method, in rounds of fresh processes, as 
 
 study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (4 hours)
 	$(BIN)/python tools/study.py
+
+stages: install  ## the second stages, texts and searches that notebook 07 shows (2 hours)
+	$(BIN)/python tools/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
 	rm -rf .venv runs

@@ -5,8 +5,10 @@ highest scores without a softmax over them: a head's scores are products of a qu
 this is a search for the largest inner product. Left out: beam search, and batches of prompts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -135,6 +137,7 @@ class Approximate:
     def __init__(self, vectors: Tensor, kind: str = "HNSW32", effort: int = 64):
         import faiss  # only here: the extra "search" brings it
 
+        self.kind = kind
         lengths = vectors.square().sum(1)
         last = (lengths.max() - lengths).clamp_min(0).sqrt()
         rows = torch.cat([vectors, last.unsqueeze(1)], dim=1).contiguous().numpy()
@@ -142,11 +145,18 @@ class Approximate:
         self.index.train(rows)
         self.index.add(rows)
         self.longest = lengths.max()
-        faiss.ParameterSpace().set_index_parameter(self.index, "efSearch" if "HNSW" in kind else "nprobe", effort)
+        self.set_effort(effort)
+
+    def set_effort(self, effort: int) -> None:
+        """Sets `efSearch` or `nprobe`."""
+        import faiss
+
+        name = "efSearch" if "HNSW" in self.kind else "nprobe"
+        faiss.ParameterSpace().set_index_parameter(self.index, name, effort)
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores (N, k), falling, and ids (N, k), of queries (N, F); an id of -1 stands where none was found."""
-        squares, ids = self.index.search(F.pad(queries, (0, 1)).contiguous().numpy(), k)
+        squares, ids = self.index.search(F.pad(queries, (0, 1)).numpy(), k)
         # |q - x|² = |q|² + M² - 2 q·x
         scores = (queries.square().sum(1, keepdim=True) + self.longest - torch.from_numpy(squares)) / 2
         return scores, torch.from_numpy(ids)
@@ -156,3 +166,43 @@ class Approximate:
         import faiss
 
         return faiss.serialize_index(self.index).nbytes
+
+
+def compare(vectors: Tensor, queries: Tensor, kind: str, effort: Iterable[int], k: int = 10) -> list[dict]:
+    """What an approximate search gives up and gains against the exact one, on one thread, a query at a time.
+
+    A row for each effort: `recall@1` and `recall@k`, the share of the exact search's best and k best that were found;
+    median microseconds of a search, `us`, and of the exact one, `exact_us`; `bytes` of the index, `exact_bytes` of the
+    vectors; `build_s`, seconds to build it, on all threads.
+    """
+    import faiss
+
+    began = perf_counter()
+    approximate, exact = Approximate(vectors, kind), Exact(vectors)
+    built, threads = perf_counter() - began, (torch.get_num_threads(), faiss.omp_get_max_threads())
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    try:
+        wanted, exact_us = _one_by_one(exact, queries, k)
+        found = []
+        for e in effort:
+            approximate.set_effort(e)
+            ids, us = _one_by_one(approximate, queries, k)
+            shared = (ids.unsqueeze(2) == wanted.unsqueeze(1)).any(2)  # (N, k): what was found is wanted
+            found.append({"kind": kind, "effort": e, "recall@1": (ids[:, 0] == wanted[:, 0]).double().mean().item(),
+                          f"recall@{k}": shared.double().mean().item(), "us": us, "exact_us": exact_us,
+                          "bytes": approximate.nbytes(), "exact_bytes": vectors.nbytes, "build_s": built})  # fmt: skip
+        return found
+    finally:
+        torch.set_num_threads(threads[0])
+        faiss.omp_set_num_threads(threads[1])
+
+
+def _one_by_one(index: Exact | Approximate, queries: Tensor, k: int) -> tuple[Tensor, float]:
+    """Ids (N, k) found for queries (N, F), and the median microseconds of a search."""
+    ids, times = [], []
+    for q in queries.split(1):
+        began = perf_counter()
+        ids.append(index.search(q, k)[1])
+        times.append(perf_counter() - began)
+    return torch.cat(ids), 1e6 * float(np.median(times))

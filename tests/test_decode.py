@@ -103,8 +103,11 @@ def test_approximate_search_finds_nearly_the_same(tiny, kind, effort):
     vectors, queries = decode.search_space(head), decode.query(head, torch.randn(200, 8))
     expected, wanted = decode.Exact(vectors).search(queries, 10)
     scores, ids = decode.Approximate(vectors, kind, effort).search(queries, 10)
-    recall = (ids.unsqueeze(2) == wanted.unsqueeze(1)).any(1).double().mean()
+    recall = (ids.unsqueeze(2) == wanted.unsqueeze(1)).any(1).double().mean().item()
     assert recall > 0.9
     torch.testing.assert_close(scores[:, 0].median(), expected[:, 0].median(), atol=1e-2, rtol=0)
-    if kind == "HNSW32":
-        assert decode.Approximate(vectors, kind, 64).nbytes() > vectors.numel() * 4
+    least, most = decode.compare(vectors, queries, kind, (1, effort))
+    assert most["recall@10"] == pytest.approx(recall)
+    assert least["recall@10"] < most["recall@10"] <= 1
+    assert 0 < most["us"] < 1e6
+    assert most["bytes"] > most["exact_bytes"] == vectors.nbytes

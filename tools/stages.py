@@ -1,0 +1,95 @@
+"""The study of the second and third stage that notebook 07 shows: `make stages`. Resumable, a run is one file.
+
+8192, 50000: from a saved first stage, every token head, both options, exact and sampled; CE for as many steps in all.
+samples: texts that the models of V = 50,000 write. search: exact and approximate search for the best tokens.
+"""
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+from study import CHOSEN, saved
+from tqdm import tqdm
+
+from scta_lite import Spec, decode, sweep, text
+from scta_lite.paper import ROOT
+from scta_lite.result import replace_file
+
+FOLDER = ROOT / "runs" / "stages"
+CE, PRIOR, PUBLISHED = CHOSEN[0], CHOSEN[1], CHOSEN[3]
+STEPS = {8_192: (1250, 1250), 50_000: (1250, 300)}  # of the first stage, and of the second
+VARIANTS = [  # how the token head begins, whether all else is frozen, its learning rate, whether it is sampled
+    ("normalised", True, 1e-3, False),
+    ("normalised", False, 1e-3, False),
+    ("plain", True, 1e-3, False),
+    ("plain", False, 1e-3, False),
+    ("random", True, 3e-3, False),
+    ("random", False, 3e-3, False),
+    ("normalised", False, 1e-3, True),
+]
+
+
+def first(vocab: int, method: str, settings: dict) -> Spec:
+    return Spec(method=method, vocab=vocab, optimizer="rows", steps=STEPS[vocab][0], evaluate=True, eval_every=250,
+                **settings)  # fmt: skip
+
+
+def second(vocab: int, spec: Spec, variants: list) -> list[Spec]:
+    """The second stages of a saved first one."""
+    run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
+    steps = STEPS[vocab][1]
+    settings = {"stage1": str(FOLDER / "stage1" / f"{run_id}.safetensors"), "steps": steps, "eval_every": steps // 10}
+    return [replace(spec, **settings, token_head=head, freeze=freeze, lr=lr, sampled_head=sampled, table_lr=None)
+            for head, freeze, lr, sampled in variants]  # fmt: skip
+
+
+def align(vocab: int) -> None:
+    """Stage 1 with a prior and as published, their second stages, and CE for as many steps as both stages have."""
+    prior, published = (first(vocab, *chosen) for chosen in (PRIOR, PUBLISHED))
+    for spec in (prior, published):
+        saved(spec, FOLDER / "stage1")
+    ce = replace(first(vocab, *CE), steps=sum(STEPS[vocab]))
+    specs = [ce, *second(vocab, prior, VARIANTS), *second(vocab, published, [VARIANTS[i] for i in (0, 1, 2, 5)])]
+    sweep(specs, FOLDER, executor=ThreadPoolExecutor(2) if vocab < 50_000 else None)
+
+
+PROMPTS = ("def __init__(self", "Returns the", "import os")
+
+
+def samples() -> None:
+    """Texts that models of V = 50,000 write: the first stage, the second, and CE, each as saved."""
+    vocabulary, found = text.load(progress=False).vocabulary(50_000), []
+    (normalised,) = second(50_000, first(50_000, *PRIOR), VARIANTS[1:2])
+    models = {"stage 1": first(50_000, *PRIOR), "stage 2": normalised, "CE": replace(first(50_000, *CE), steps=600)}
+    for name, spec in models.items():
+        model = saved(spec, FOLDER / "stage1")
+        for prompt in PROMPTS:
+            pieces = decode.write(model, vocabulary, prompt, 60, temperature=0.7, top_p=0.9,
+                                  generator=torch.Generator().manual_seed(0))  # fmt: skip
+            found.append({"model": name, "prompt": prompt, "text": "".join(pieces)})
+    replace_file(FOLDER / "samples.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+
+
+def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
+    """Recall against microseconds on models of SEMANTIC with prior, over all tokens, and over those trained on."""
+    corpus, found = text.load(progress=False), []
+    for vocab in tqdm(vocabs, unit=" vocabularies"):
+        spec = Spec(method=PRIOR[0], vocab=vocab, optimizer="rows", steps=1250, **PRIOR[1])
+        model = saved(spec, FOLDER / "stage1")
+        train, held = (torch.from_numpy(text.examples(part, 64)).long() for part in corpus.ids(vocab))
+        with torch.no_grad():
+            hidden, _ = model.positions(held[:16])
+        queries, vectors = decode.query(model.head, hidden[:500]), decode.search_space(model.head)
+        trained = train[:20_000].unique()
+        for rows, part in (("all", vectors), ("trained", vectors[trained])):
+            for kind, effort in (("HNSW32", (16, 64, 256, 1024)), ("IVF1024,Flat", (1, 4, 16, 64, 256))):
+                results = decode.compare(part, queries, kind, effort)
+                found += [{"vocab": vocab, "rows": rows, "vectors": len(part), **result} for result in results]
+    replace_file(FOLDER / "search.json", json.dumps(found, indent=1).encode())
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ["8192", "50000", "samples", "search"]:
+        align(int(name)) if name.isdigit() else {"samples": samples, "search": search}[name]()
