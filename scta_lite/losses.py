@@ -58,8 +58,7 @@ def contrastive_loss(
         positive_score, negative_scores = positive_score - log_q[0], negative_scores - log_q[1]
     if hits is not None:
         negative_scores = negative_scores.masked_fill(hits, -math.inf)
-    scores = torch.cat([positive_score.unsqueeze(-1), negative_scores], dim=-1)  # (N, K+1), the positive first
-    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device))
+    return F.softplus(negative_scores.logsumexp(dim=-1) - positive_score).mean()  # log(1 + Σ_j exp(s_tj - s_t))
 
 
 def semantic_loss(

@@ -151,8 +151,8 @@ class SampledHead(LowRankCEHead):
         negatives, left_out = self.draw(target, generator)
         if negatives.dim() == 1:
             rows = self.table(torch.cat([target, negatives]))  # (N+S, D): one gather
-            positive = cosines(query, rows[:N].unsqueeze(1))[:, 0] / self.temperature  # (N,)
-            rivals = cosines(query, rows[N:]) / self.temperature  # (N, S)
+            z, rows = F.normalize(query, dim=-1) / self.temperature, F.normalize(rows, dim=-1)
+            positive, rivals = (z * rows[:N]).sum(1), z @ rows[N:].T  # (N,), (N, S)
         else:
             rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather
             scores = cosines(query, rows) / self.temperature  # (N, 1+K)
