@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from scta_lite.model import CEHead, LanguageModel, SampledHead, TokenHead
+from scta_lite.heads import CEHead, SampledHead, TokenHead
+from scta_lite.model import LanguageModel
 from scta_lite.vocabulary import Vocabulary
 
 _ROWS = 1 << 17  # vectors whose products are alive at a time

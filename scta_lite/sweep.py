@@ -23,7 +23,8 @@ from tqdm import tqdm
 from scta_lite import cost, machine, text
 from scta_lite.paper import PAPER, ROOT, add_speedup, same_work
 from scta_lite.result import writable
-from scta_lite.spec import Spec, add_arguments, arguments, grid
+from scta_lite.settings import add_arguments, arguments, grid
+from scta_lite.spec import Spec
 from scta_lite.train import unfinished
 
 FINAL = ("ok", "out_of_memory")  # a run with another status is tried again: memory may have become free since

@@ -17,7 +17,8 @@ from scta_lite import cost, evaluate, machine, text
 from scta_lite.evaluate import HeldOut
 from scta_lite.model import LanguageModel
 from scta_lite.result import CHECKPOINT, Result, writable
-from scta_lite.spec import Spec, add_arguments
+from scta_lite.settings import add_arguments
+from scta_lite.spec import Spec
 from scta_lite.timing import Progress
 from scta_lite.training import Training
 
@@ -37,20 +38,14 @@ def train(
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
-    ids, heldout = (text.examples(part, spec.seq_len) for part in corpus.ids(spec.vocab, spec.examples * spec.seq_len))
-    available = len(ids)
-    if not available:
-        raise ValueError(f"seq_len={spec.seq_len}: expected at most the length of the text in ids")
-    ids, heldout = (torch.from_numpy(part.astype(np.int64)) for part in (ids[: spec.examples], heldout))  # (n, T)
+    ids, available, counts, held = _data(spec, corpus, device)
     with _torch_settings(spec):
-        counts = ids.flatten().bincount(minlength=spec.vocab)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             model = LanguageModel(spec, counts).to(device)
-        held = HeldOut.split(heldout.to(device), spec, counts.to(device), corpus.lengths(spec.vocab))
         if spec.stage1:
             _begin_stage2(spec, model, held)
-        training = Training(spec, model, ids.to(device), held if spec.evaluate else None)
+        training = Training(spec, model, ids, held if spec.evaluate else None)
         if path and path.is_file():
             training.resume(path)
         found = training.run(progress, path, checkpoint_s)
@@ -64,6 +59,20 @@ def train(
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
+
+
+def _data(
+    spec: Spec, corpus: text.Corpus, device: torch.device
+) -> tuple[torch.Tensor, int, torch.Tensor, HeldOut | None]:
+    """Training examples (n, T), how many the text has, each token's count (V,) in those used, and the held-out text."""
+    ids, heldout = (text.examples(part, spec.seq_len) for part in corpus.ids(spec.vocab, spec.examples * spec.seq_len))
+    available = len(ids)
+    if not available:
+        raise ValueError(f"seq_len={spec.seq_len}: expected at most the length of the text in ids")
+    ids, heldout = (torch.from_numpy(part.astype(np.int64)) for part in (ids[: spec.examples], heldout))
+    counts = ids.flatten().bincount(minlength=spec.vocab)
+    held = HeldOut.split(heldout, spec, counts, corpus.lengths(spec.vocab))
+    return ids.to(device), available, counts, held and held.to(device)
 
 
 def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None) -> None:

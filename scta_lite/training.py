@@ -18,7 +18,8 @@ from torch import Tensor
 
 from scta_lite import machine
 from scta_lite.evaluate import HeldOut
-from scta_lite.model import CEHead, LanguageModel
+from scta_lite.heads import CEHead
+from scta_lite.model import LanguageModel
 from scta_lite.result import loss_summary
 from scta_lite.spec import Spec
 from scta_lite.tables import RowAdamW, VocabTable

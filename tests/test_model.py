@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scta_lite.heads import LowRankCEHead
 from scta_lite.losses import cosines, log_q, log_unigram, uniform
-from scta_lite.model import LanguageModel, LowRankCEHead
+from scta_lite.model import LanguageModel
 from scta_lite.spec import SAMPLED, SAMPLERS
 
 

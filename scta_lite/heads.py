@@ -1,0 +1,240 @@
+"""The heads: what is made of hidden states. Each trains with `loss(hidden, target)`, and ranks with `scores(hidden)`.
+
+`scores` gives (N, V). The paper's two are `ce` and `semantic`, and for its second stage `TokenHead`; the others are
+what to compare them with.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from scta_lite.losses import contrastive_loss, cosines, cross_entropy, log_q, uniform, weighted
+from scta_lite.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
+from scta_lite.tables import VocabTable
+
+TABLES = {"dense": nn.Embedding, "rows": VocabTable}
+
+
+class CEHead(nn.Module):
+    """Logits W h over all V tokens, W: (V, d), without a bias; trained with full softmax cross-entropy."""
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.vocab, spec.hidden))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear does
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats; hidden: (N, d), target: (N,)."""
+        return cross_entropy(hidden, self.weight, target)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V); hidden: (N, d)."""
+        return hidden @ self.weight.T
+
+
+class ChunkedCEHead(CEHead):
+    """The same, without ever holding (N, V) logits: torch's `linear_cross_entropy`, from 2.13 on, else our chunks."""
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        if not hasattr(F, "linear_cross_entropy"):
+            return cross_entropy(hidden, self.weight, target, chunk=CHUNK)
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
+        return F.linear_cross_entropy(hidden, self.weight, target, options=options)
+
+
+class AdaptiveHead(nn.Module):
+    """torch's adaptive softmax (Grave et al. 2017): rarer tokens in clusters of narrower vectors.
+
+    `counts`: (V,), how often each token comes in training; the clusters are the first 1% of the ids by it, the next 9%,
+    the rest.
+    """
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(spec.hidden, spec.vocab, adaptive_cutoffs(spec.vocab))
+        order = torch.zeros(spec.vocab).long() if counts is None else counts
+        self.register_buffer("rank", order.argsort(descending=True, stable=True).argsort())  # (V,): 0 the most frequent
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats; hidden: (N, d), target: (N,)."""
+        return self.softmax(hidden, self.rank[target]).loss
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities (N, V); hidden: (N, d)."""
+        return self.softmax.log_prob(hidden)[:, self.rank]
+
+
+class LowRankCEHead(nn.Module):
+    """Cosines over τ between z = W_sem h and the rows of a table E_sem: (V, D); trained with the exact softmax."""
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None, table: type[nn.Module] = nn.Embedding):
+        super().__init__()
+        self.spec = spec
+        self.project = nn.Linear(spec.hidden, spec.semantic_dim, bias=False)  # W_sem: (D, d)
+        self.table = table(spec.vocab, spec.semantic_dim)  # E_sem
+        self.table.weight.data.mul_(spec.init_std)  # both kinds of table are drawn from N(0, 1)
+        if spec.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(spec.temperature).log())
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """τ."""
+        return self.log_temperature.exp() if self.spec.learn_temperature else self.spec.temperature
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats; hidden: (N, d), target: (N,)."""
+        z = F.normalize(self.project(hidden), dim=-1) / self.temperature
+        return cross_entropy(z, F.normalize(self.table.weight, dim=-1), target)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Scores (N, V), which a softmax turns into probabilities; hidden: (N, d)."""
+        return cosines(self.project(hidden), self.table.weight).div_(self.temperature)
+
+
+class Negatives(nn.Module):
+    """Draws negatives from `spec.sampler`'s q, which `counts`, (V,), of the ids in training give."""
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.spec = spec
+        of_q = log_q(spec.sampler, torch.zeros(spec.vocab) if counts is None else counts)
+        self.register_buffer("log_q", of_q.float())  # (V,)
+        self.register_buffer("cumulative", of_q.exp().cumsum(0))  # (V,)
+
+    def forward(self, target: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """S ids (S,) for all targets (N,), or K for each (N, K); and where, (N, S or K), one is left out, if any is."""
+        spec, left_out = self.spec, None
+        shape = (spec.shared,) if spec.shared else (len(target), spec.negatives)
+        if spec.sampler == "in_batch":  # the targets of other positions: at its own each would meet itself
+            places = uniform(shape, len(target), generator=generator).to(target.device)
+            negatives, left_out = target[places], places == torch.arange(len(target), device=target.device).unsqueeze(1)
+        elif spec.sampler == "uniform":
+            negatives = uniform(shape, spec.vocab, generator=generator).to(target.device)
+        else:
+            negatives = weighted(shape, self.cumulative, generator=generator)
+        if spec.mask_hits or spec.method == "sampled_softmax" or spec.sampled_head:
+            hits = negatives == target.unsqueeze(1)
+            left_out = hits if left_out is None else hits | left_out
+        return negatives, left_out
+
+    def log_Sq(self, negatives: Tensor) -> Tensor:
+        """ln(S q) of each negative, for the sampled softmax to subtract."""
+        return self.log_q[negatives] + math.log(negatives.shape[-1])
+
+
+class SampledHead(LowRankCEHead):
+    """The same scores, trained on the target's and on those of a sample of negatives, drawn from q.
+
+    Three losses: the paper's ("semantic"); the same, whose scores estimate log p/q, with log q added where all tokens
+    are scored ("semantic_prior": negatives that hit the target are kept, as this estimate needs); and the sampled
+    softmax, whose scores estimate log p: log(S q) is subtracted from the negatives', and hits are left out.
+    """
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__(spec, counts, TABLES[spec.optimizer])
+        self.draw = Negatives(spec, counts)
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats over fresh negatives, S for all or K for each position; hidden: (N, d), target: (N,)."""
+        N, query = len(target), self.project(hidden)
+        negatives, left_out = self.draw(target, generator)
+        if negatives.dim() == 1:
+            rows = self.table(torch.cat([target, negatives]))  # (N+S, D): one gather
+            z, rows = F.normalize(query, dim=-1) / self.temperature, F.normalize(rows, dim=-1)
+            positive, rivals = (z * rows[:N]).sum(1), z @ rows[N:].T  # (N,), (N, S)
+        else:
+            rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather
+            scores = cosines(query, rows) / self.temperature  # (N, 1+K)
+            positive, rivals = scores[:, 0], scores[:, 1:]
+        corrected = self.spec.method == "sampled_softmax"
+        log_Sq = (torch.zeros_like(positive), self.draw.log_Sq(negatives)) if corrected else None
+        return contrastive_loss(positive, rivals, log_q=log_Sq, hits=left_out)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        scores = super().scores(hidden)
+        return scores.add_(self.draw.log_q) if self.spec.method == "semantic_prior" else scores
+
+
+class TokenHead(nn.Module):
+    """The paper's second stage: logits W_tok x over V tokens, trained with cross-entropy in chunks or on a sample.
+
+    x is h, or for a "normalised" head z = W_sem h / |W_sem h|; with a constant 1 behind it where the first stage had a
+    prior, which W_tok then holds in its last column. W_tok begins at random, as CE's does, until `begin` sets it.
+    """
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.spec, normalised = spec, spec.token_head == "normalised"
+        width = (spec.semantic_dim if normalised else spec.hidden) + (spec.method == "semantic_prior")
+        self.project = nn.Linear(spec.hidden, spec.semantic_dim, bias=False) if normalised else None  # W_sem: (D, d)
+        self.table = TABLES[spec.optimizer if spec.sampled_head else "dense"](spec.vocab, width)  # W_tok
+        nn.init.kaiming_uniform_(self.table.weight.data, a=5**0.5)
+        self.draw = Negatives(spec, counts) if spec.sampled_head else None
+
+    @torch.no_grad()
+    def begin(self, first: SampledHead, scale: float = 1.0) -> None:
+        """Sets W_tok from the first stage: Ê/τ for a normalised head; for a plain one scale · Ê W_sem/τ; Ê unit rows.
+
+        A normalised head gives the first stage's scores; a plain one its ranking too (without a prior), as z is
+        W_sem h divided by a number for each position, in place of which all share `scale`.
+        """
+        parts = [F.normalize(first.table.weight, dim=-1) / first.temperature]  # (V, D)
+        if self.project is None:
+            parts = [parts[0] @ first.project.weight * scale]  # (V, d)
+        else:
+            self.project.load_state_dict(first.project.state_dict())
+        if self.spec.method == "semantic_prior":
+            parts.append(first.draw.log_q.unsqueeze(1))
+        self.table.weight.copy_(torch.cat(parts, dim=1))
+
+    @torch.no_grad()
+    def take_prior(self) -> Tensor | float:
+        """The column of the prior (V,), which is set to 0; 0 where there is none."""
+        if self.spec.method != "semantic_prior":
+            return 0.0
+        prior = self.table.weight[:, -1].clone()
+        self.table.weight[:, -1] = 0
+        return prior
+
+    def query(self, hidden: Tensor) -> Tensor:
+        """x: (N, F), of hidden (N, d)."""
+        x = hidden if self.project is None else F.normalize(self.project(hidden), dim=-1)
+        return F.pad(x, (0, 1), value=1.0) if self.spec.method == "semantic_prior" else x
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats; hidden: (N, d), target: (N,)."""
+        with torch.set_grad_enabled(not self.spec.freeze):
+            x = self.query(hidden)
+        if self.draw is None:
+            return cross_entropy(x, self.table.weight, target, chunk=CHUNK)
+        negatives, left_out = self.draw(target, generator)
+        rows = self.table(torch.cat([target, negatives]))  # (N+S, F)
+        positive = (x * rows[: len(x)]).sum(1)
+        log_Sq = (torch.zeros_like(positive), self.draw.log_Sq(negatives))
+        return contrastive_loss(positive, x @ rows[len(x) :].T, log_q=log_Sq, hits=left_out)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V); hidden: (N, d)."""
+        return self.query(hidden) @ self.table.weight.T
+
+
+class NoHead(nn.Module):
+    """No head, for the time of the backbone alone: the loss is the mean square of the hidden states."""
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        return hidden.square().mean()
+
+
+HEADS = {
+    "ce": CEHead,
+    "ce_chunked": ChunkedCEHead,
+    "ce_lowrank": LowRankCEHead,
+    "adaptive": AdaptiveHead,
+    **dict.fromkeys(SAMPLED, SampledHead),
+    "backbone": NoHead,
+}
