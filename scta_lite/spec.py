@@ -16,10 +16,9 @@ from scta_lite.paper import PAPER
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
 SAMPLERS = ("uniform", "log_uniform", "unigram", "unigram^0.75", "in_batch")
-# What a field that is None means for a method: the plain reading of the paper, or what notebook 06 found to serve best.
-_PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
-_TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
-DEFAULTS = {"sampled_softmax": _TUNED, "semantic_prior": _TUNED}
+# Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
+PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
+TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
 CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is one at d = 256 and V from 200K up
 
 
@@ -196,7 +195,8 @@ class Spec:
 
     def _default(self, f: Field) -> Any:
         """The field's default, which for some depends on the method."""
-        return DEFAULTS.get(self.method, _PLAIN).get(f.name, f.default)
+        defaults = TUNED if self.method in ("sampled_softmax", "semantic_prior") else PLAIN
+        return defaults.get(f.name, f.default)
 
 
 def adaptive_cutoffs(vocab: int) -> list[int]:
