@@ -69,10 +69,8 @@ def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> N
     for f in fields(Spec):
         nargs = {"nargs": "+"} if f.name in several else {"nargs": "?", "const": True} if f.default is False else {}
         required = f.default is MISSING and f.name not in several
-        default = "" if f.default is MISSING else f" (default: {PLAIN.get(f.name, f.default)}"
-        default += (
-            f"; of sampled_softmax and semantic_prior: {TUNED[f.name]})" if f.name in TUNED else ")" * bool(default)
-        )
+        tuned = f"; of sampled_softmax and semantic_prior: {TUNED[f.name]}" if f.name in TUNED else ""
+        default = "" if f.default is MISSING else f" (default: {PLAIN.get(f.name, f.default)}{tuned})"
         parser.add_argument(_option(f.name), type=_argument, default=SUPPRESS, required=required, metavar="X",
                             help=f"{f.metadata['meaning']}: {f.metadata['expected']}{default}", **nargs)  # fmt: skip
 
