@@ -205,8 +205,7 @@ class TokenHead(nn.Module):
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        with torch.set_grad_enabled(not self.spec.freeze):
-            x = self.query(hidden)
+        x = self.query(hidden)
         if self.draw is None:
             return cross_entropy(x, self.table.weight, target, chunk=CHUNK)
         negatives, left_out = self.draw(target, generator)

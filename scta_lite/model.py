@@ -26,7 +26,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, spec: Spec, counts: Tensor | None = None):
         super().__init__()
-        self.vocab, self.frozen = spec.vocab, spec.freeze
+        self.vocab = spec.vocab
         table = Untrained if spec.method == "backbone" else TABLES["dense" if spec.freeze else spec.optimizer]
         self.embed = table(spec.vocab, spec.hidden)
         self.backbone = nn.GRU(spec.hidden, spec.hidden, batch_first=True)

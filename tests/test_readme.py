@@ -115,3 +115,27 @@ def test_the_seven_figures_of_the_paper_are_there():
             for suffix in ("png", "pdf"):
                 assert (ROOT / "figures" / f"fig_{what}_vs_vocab_{gpu}.{suffix}").is_file()
     assert (ROOT / "figures" / "fig_comparison_all_gpus.png").is_file()
+
+
+QUALITY = {  # the columns of README's table, and the runs they are of
+    "CE": 'method == "ce"',
+    "CE at D = 64": 'method == "ce_lowrank"',
+    "adaptive softmax": 'method == "adaptive"',
+    "SEMANTIC as published": 'method == "semantic" and lr == 3e-4',
+    "SEMANTIC tuned": 'method == "semantic" and lr != 3e-4',
+    "sampled softmax": 'method == "sampled_softmax"',
+    "with prior": 'method == "semantic_prior" and semantic_dim == 64',
+    "with prior, D = 256": 'method == "semantic_prior" and semantic_dim == 256',
+}
+
+
+def test_the_table_of_quality_is_that_of_the_stored_runs():
+    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "quality")
+    assert f"| | {' | '.join(QUALITY)} | unigram |" in README
+    for vocab, of_vocab in runs.groupby("vocab"):
+        columns = [of_vocab.query(which).full_vocab for which in QUALITY.values()]
+        columns.append([of_vocab.controls.iloc[0]["unigram"]])
+        for name, key, form in (("NLL", "nll", "{:.2f}"), ("Hit@1", "hit@1", "{:.1%}")):
+            cells = [form.format(sum(found[key] for found in column) / len(column)) for column in columns]
+            (line,) = re.findall(rf"^\| V = {vocab:,}, [^|]*: {name} \|.*$", README, re.M)
+            assert line.split(" | ", 1)[1] == " | ".join(cells) + " |"
