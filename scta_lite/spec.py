@@ -150,8 +150,11 @@ class Spec:
             raise ValueError(f"token_head={self.token_head!r}: expected one with stage1, and none without")
         if self.token_head and self.method not in SAMPLED:
             raise ValueError(f"method={self.method!r}: expected the first stage's, one of {', '.join(SAMPLED)}")
-        if self.sampled_head and not (self.token_head and self.shared):
-            raise ValueError("sampled_head=True: expected a token_head, and shared from 1 up")
+        for name in ("sampled_head", "freeze"):
+            if getattr(self, name) and not self.token_head:
+                raise ValueError(f"{name}=True: expected a token_head with it")
+        if self.sampled_head and not self.shared:
+            raise ValueError(f"shared={self.shared}: expected an integer from 1 up for a sampled_head")
         if self.method == "semantic_prior" and self.mask_hits:
             raise ValueError(
                 "mask_hits=True: expected False for method='semantic_prior', whose estimate needs the hits"

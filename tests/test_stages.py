@@ -119,7 +119,9 @@ def test_exact_alignment_is_cross_entropy(firsts):
     ({"token_head": None}, "^token_head=None: expected one with stage1"),
     ({"stage1": None}, "^token_head='plain': expected one with stage1"),
     ({"method": "ce"}, "^method='ce': expected the first stage's"),
-    ({"sampled_head": True, "shared": 0}, "^sampled_head=True: expected a token_head, and shared"),
+    ({"sampled_head": True, "shared": 0}, "^shared=0: expected an integer from 1 up for a sampled_head"),
+    ({"sampled_head": True, "stage1": None, "token_head": None}, "^sampled_head=True: expected a token_head"),
+    ({"freeze": True, "stage1": None, "token_head": None}, "^freeze=True: expected a token_head"),
     ({"stage1": "no/such.safetensors"}, "^run_id='such': expected one of"),
     ({"semantic_dim": 9}, "^stage1='.*': expected a first stage .* the same semantic_dim"),
 ])  # fmt: skip
