@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from scta_lite.paper import ROOT
+from scta_lite.paper import PAPER, ROOT
 
 STYLE = ROOT / "figures" / "scta.mplstyle"
 METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marker, line
@@ -150,6 +150,39 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
         "viable": runs.status.map(lambda status: "yes" if status == "ok" else status.replace("_", " ")),
         "final loss": text("final_loss", ".4f"),
     }).reset_index(drop=True)  # fmt: skip
+
+
+def variant(run: Any) -> str:
+    """The label of a run in a study of quality: the method's, with what sets it apart from others of the method."""
+    label = style(run.method, run.optimizer)["label"].removesuffix(", rows")
+    if run.method == "semantic":
+        return f"{label} as published" if run.lr == PAPER.lr else f"{label} tuned, K = {run.negatives}"
+    return label if run.semantic_dim == PAPER.semantic_dim else f"{label} at D = {run.semantic_dim}"
+
+
+def quality(runs: pd.DataFrame, metric: str = "nll", x: str = "steps") -> Figure:
+    """A metric on validation text during training, against "steps" or "seconds", a line for each run of one V.
+
+    Seconds are the steps times the run's median step. The dotted level is the unigram's, on the test text.
+    """
+    with mpl.rc_context(fname=STYLE):
+        figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+        for run in runs.itertuples():
+            looks, look = pd.DataFrame(run.validation), style(run.method, run.optimizer)
+            look |= {"linestyle": ":"} if variant(run) != look["label"].removesuffix(", rows") else {"linestyle": "-"}
+            along = looks.step * (run.step_ms / 1e3 if x == "seconds" else 1)
+            ax.plot(along, looks[metric], markersize=4, **look | {"label": variant(run)})
+        level = runs.iloc[0].controls["unigram"][metric]
+        ax.axhline(level, color="#555555", linestyle=":", linewidth=1)
+        ax.annotate("unigram", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        ax.set(xscale="log", yscale="log" if metric == "perplexity" else "linear", title=f"V = {run.vocab:,}",
+               xlabel=f"{x} of training", ylabel=f"{metric}, validation text")  # fmt: skip
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside right upper")
+    plt.close(figure)
+    return figure
 
 
 def interactive(draw: Callable[..., Figure], **controls: Any) -> Any:

@@ -128,3 +128,22 @@ def test_figures_are_the_same_bytes_every_time(tmp_path):
 def test_one_method_alone_draws():
     runs = published_runs().query("method == 'semantic'")
     assert {label for _, label in lines(figures.training_time(pd.DataFrame(runs)))} == {"SEMANTIC"}
+
+
+def quality_runs():
+    looks = [{"step": step, "nll": 9.0 - step / 10, "perplexity": 90.0 - step} for step in (10, 20, 40)]
+    run = {"vocab": 1000, "optimizer": "rows", "step_ms": 500.0, "negatives": 32, "semantic_dim": 64, "lr": 3e-4,
+           "validation": looks, "controls": {"unigram": {"nll": 8.5, "perplexity": 70.0}}}  # fmt: skip
+    changes = ({"method": "ce"}, {"method": "semantic"}, {"method": "semantic", "lr": 1e-3, "negatives": 9},
+               {"method": "semantic_prior", "semantic_dim": 256})  # fmt: skip
+    return pd.DataFrame([{**run, **change} for change in changes])
+
+
+@pytest.mark.parametrize(("x", "at"), [("steps", [10, 20, 40]), ("seconds", [5, 10, 20])])
+def test_the_qualities_drawn_are_those_of_the_looks(x, at):
+    for metric, values in (("nll", [8.0, 7.0, 5.0]), ("perplexity", [80.0, 70.0, 50.0])):
+        drawn = lines(figures.quality(quality_runs(), metric, x))
+        names = ["CE", "SEMANTIC as published", "SEMANTIC tuned, K = 9", "SEMANTIC with prior at D = 256"]
+        assert [label for _, label in drawn] == names
+        for points in drawn.values():
+            assert points == dict(zip(at, values, strict=True))
