@@ -13,6 +13,7 @@ from scta_lite.sweep import ratios
 METHODS = [  # method, optimizer, then steps and rounds up to V = 200K, and at 1M
     ("backbone", "dense", (30, 10), (30, 10)),
     ("semantic", "rows", (30, 10), (30, 10)),
+    ("semantic_prior", "rows", (30, 10), (30, 10)),
     ("semantic", "dense", (15, 5), (12, 5)),
     ("adaptive", "rows", (12, 5), (6, 3)),
     ("adaptive", "dense", (12, 5), (6, 3)),

@@ -2,7 +2,8 @@
 
 tune: settings at V = 8,192, 400 steps each, one changed at a time; chosen by the validation half of the held-out text.
 8192, 50000, 200000: the chosen settings, for one epoch with 3 seeds; for 600 steps; for ten minutes of training each.
-stage1: two models of V = 8,192, and space.npz, their tokens' vectors. `tools/study.py tune 8192` does a part.
+stage1: two models of V = 8,192, and space.npz, their tokens' vectors. cost: step times, in rounds.
+`tools/study.py tune 8192` does a part.
 """
 
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scta_lite import Spec, load, sweep, text, train
+from scta_lite import PAPER, Spec, load, sweep, text, train
 from scta_lite.model import LanguageModel
 from scta_lite.paper import ROOT
 
@@ -89,6 +90,13 @@ def final(vocab: int, seeds: int = 1) -> list[Spec]:
     ]
 
 
+def cost(rounds: int = 5) -> list[Spec]:
+    """Steps of the published method, dense and on rows, and of the one with a prior, side by side, as in `make bench`."""
+    heads = [("semantic", "dense", {}), ("semantic", "rows", {}), *((m, "rows", s) for m, s in CHOSEN[1:3])]
+    return [Spec(method=method, optimizer=optimizer, vocab=vocab, steps=30, seed=seed, **settings)
+            for seed in range(rounds) for vocab in PAPER.vocabs for method, optimizer, settings in heads]  # fmt: skip
+
+
 def stage1(folder: Path) -> None:
     """SEMANTIC as published and with its prior, one epoch at V = 8,192, with their models; and their token spaces."""
     common = {"vocab": 8_192, "optimizer": "rows", "steps": 1250}
@@ -111,7 +119,7 @@ def saved(spec: Spec, folder: Path) -> LanguageModel:
 
 
 if __name__ == "__main__":
-    folder, wanted = ROOT / "runs" / "study", sys.argv[1:] or ["tune", "8192", "stage1", "50000", "200000"]
+    folder, wanted = ROOT / "runs" / "study", sys.argv[1:] or ["tune", "8192", "stage1", "50000", "200000", "cost"]
     if "tune" in wanted:  # two at a time, on a core each
         sweep(tune(), folder / "tune", executor=ThreadPoolExecutor(2))
     if "8192" in wanted:
@@ -121,3 +129,5 @@ if __name__ == "__main__":
     for vocab in (50_000, 200_000):  # alone, on two
         if str(vocab) in wanted:
             sweep(final(vocab), folder)
+    if "cost" in wanted:
+        sweep(cost(), folder / "cost")
