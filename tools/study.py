@@ -91,7 +91,7 @@ def final(vocab: int, seeds: int = 1) -> list[Spec]:
 
 
 def cost(rounds: int = 5) -> list[Spec]:
-    """Steps of the published method, dense and on rows, and of the one with a prior, side by side, as in `make bench`."""
+    """Steps of the published method, dense and on rows, and of the one with a prior, interleaved as in `make bench`."""
     heads = [("semantic", "dense", {}), ("semantic", "rows", {}), *((m, "rows", s) for m, s in CHOSEN[1:3])]
     return [Spec(method=method, optimizer=optimizer, vocab=vocab, steps=30, seed=seed, **settings)
             for seed in range(rounds) for vocab in PAPER.vocabs for method, optimizer, settings in heads]  # fmt: skip
