@@ -39,7 +39,7 @@ def generate(
         raise ValueError(f"prompt of shape {tuple(prompt.shape)}: expected (T,) with T from 1 up")
     for name, value, fits, expected in (
         ("temperature", temperature, temperature >= 0, "a number from 0 up"),
-        ("top_k", top_k, top_k is None or top_k >= 1, "an integer from 1 up"),
+        ("top_k", top_k, top_k is None or (isinstance(top_k, int) and top_k >= 1), "an integer from 1 up"),
         ("top_p", top_p, top_p is None or 0 < top_p <= 1, "above 0, at most 1"),
     ):
         if not fits:
@@ -76,7 +76,7 @@ def _choose(
     if temperature == 0:
         return scores.argmax()
     scores, order = scores.sort(descending=True)
-    scores = scores[:top_k] / temperature
+    scores = (scores[:top_k] - scores[0]) / temperature  # at most 0, so that no temperature overflows
     p = scores.softmax(0)
     if top_p is not None:
         p = p.where(p.cumsum(0) - p < top_p, 0.0)  # what comes before a token does not yet hold top_p

@@ -19,7 +19,7 @@ _SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times
 
 @dataclass
 class HeldOut:
-    """The held-out text of a run, in two halves of different documents: one to choose by, and one to report."""
+    """The held-out text of a run, in two halves, one to choose by and one to report; a document may lie across."""
 
     validation: Tensor  # (n, T) ids
     test: Tensor  # (n, T)
@@ -100,11 +100,12 @@ def controls(counts: Tensor, ids: Tensor, *, lengths: Tensor | None = None) -> d
 def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, positions: int = 1024) -> float:
     """The number that the scores are to be multiplied by, before `offset` (V,) is added, for the least NLL on `ids`.
 
-    Temperature scaling (Guo et al. 2017), by Newton's method on the first positions; the NLL is convex in the scale.
+    Temperature scaling (Guo et al. 2017), on that many positions, evenly spread. The NLL is convex in the scale, so its
+    slope says on which side the best one is: Newton's step, or where that leaves the bracket, its middle.
     """
-    scale = 1.0
-    ids = ids[: max(1, positions // ids.shape[1])]
-    for _ in range(20):
+    ids = ids[:: max(1, ids.numel() // positions)]
+    scale, low, high = 1.0, 1e-3, 1e3
+    for _ in range(40):
         slope = curvature = 0.0
         for scores, y in _scored(model, ids):
             scores = scores.double()
@@ -112,9 +113,11 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
             mean = (p * scores).sum(1)
             slope += (mean - scores.gather(1, y[:, None])[:, 0]).sum().item()
             curvature += ((p * scores.square()).sum(1) - mean.square()).sum().item()
-        step = slope / curvature if curvature > 0 else 0.0
-        scale = min(max(scale - step, scale / 2), scale * 2)
-        if abs(step) < 1e-4 * scale:
+        low, high = (low, scale) if slope > 0 else (scale, high)
+        before, scale = scale, scale - slope / curvature if curvature > 0 else scale
+        if not low <= scale <= high:
+            scale = (low * high) ** 0.5
+        if abs(scale - before) < 1e-4 * before:
             break
     return scale
 

@@ -157,6 +157,8 @@ def variant(run: Any) -> str:
     label = style(run.method, run.optimizer)["label"].removesuffix(", rows")
     if run.method == "semantic":
         return f"{label} as published" if run.lr == PAPER.lr else f"{label} tuned, K = {run.negatives}"
+    if run.method == "ce" and getattr(run, "log_unigram", None) is True:
+        return f"{label} from log u"
     return label if run.semantic_dim == PAPER.semantic_dim else f"{label} at D = {run.semantic_dim}"
 
 

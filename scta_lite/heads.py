@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from scta_lite.losses import contrastive_loss, cosines, cross_entropy, log_q, uniform, weighted
+from scta_lite.losses import contrastive_loss, cosines, cross_entropy, log_q, log_unigram, uniform, weighted
 from scta_lite.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 from scta_lite.tables import VocabTable
 
@@ -18,20 +18,25 @@ TABLES = {"dense": nn.Embedding, "rows": VocabTable}
 
 
 class CEHead(nn.Module):
-    """Logits W h over all V tokens, W: (V, d), without a bias; trained with full softmax cross-entropy."""
+    """Logits W h over all V tokens, W: (V, d), without a bias; trained with full softmax cross-entropy.
+
+    With `spec.log_unigram` they begin from log u, of `counts`: a bias that is not trained.
+    """
 
     def __init__(self, spec: Spec, counts: Tensor | None = None):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(spec.vocab, spec.hidden))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear does
+        known = torch.zeros(spec.vocab) if counts is None else counts
+        self.register_buffer("log_q", log_unigram(known).float() if spec.log_unigram else None)  # (V,)
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        return cross_entropy(hidden, self.weight, target)
+        return F.cross_entropy(self.scores(hidden), target)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Logits (N, V); hidden: (N, d)."""
-        return hidden @ self.weight.T
+        return F.linear(hidden, self.weight, self.log_q)
 
 
 class ChunkedCEHead(CEHead):

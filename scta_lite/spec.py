@@ -70,7 +70,7 @@ def _betas(value: Any) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One run, whole: on one machine equal Specs, unless a budget stops them, train equal models. Hashable.
+    """One run, whole: on one machine equal Specs train equal models, if no budget or look is by the second. Hashable.
 
     ValueError names a bad argument.
 
@@ -106,6 +106,7 @@ class Spec:
     semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
     temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
+    log_unigram: bool = _one_of((True, False), "add the training text's log unigram to the logits of ce", False)
     learn_temperature: bool = _one_of((True, False), "τ is a parameter, and `temperature` where it begins", False)
     # The paper's second stage, alignment; the fields above are then those of the first:
     stage1: str | None = _text(
@@ -150,6 +151,10 @@ class Spec:
             raise ValueError(f"token_head={self.token_head!r}: expected one with stage1, and none without")
         if self.token_head and self.method not in SAMPLED:
             raise ValueError(f"method={self.method!r}: expected the first stage's, one of {', '.join(SAMPLED)}")
+        if self.learn_temperature and (self.method not in ("ce_lowrank", *SAMPLED) or self.token_head):
+            raise ValueError(f"learn_temperature=True: expected False, {self.token_head or self.method} has no τ")
+        if self.log_unigram and self.method != "ce":
+            raise ValueError(f"log_unigram=True: expected False with method={self.method!r}")
         for name in ("sampled_head", "freeze"):
             if getattr(self, name) and not self.token_head:
                 raise ValueError(f"{name}=True: expected a token_head with it")

@@ -44,7 +44,7 @@ def train(
             torch.manual_seed(spec.seed)
             model = LanguageModel(spec, counts).to(device)
         if spec.stage1:
-            _begin_stage2(spec, model, held)
+            _begin_stage2(spec, model, held, corpus.fingerprint)
         training = Training(spec, model, ids, held if spec.evaluate else None)
         if path and path.is_file():
             training.resume(path)
@@ -75,12 +75,13 @@ def _data(
     return ids.to(device), available, counts, held and held.to(device)
 
 
-def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None) -> None:
+def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, fingerprint: str) -> None:
     """The model's backbone, embeddings and token head as the first stage left them."""
     path = Path(spec.stage1)
     first = load(path.parent, path.stem)
     sizes = ("vocab", "method", "hidden", "semantic_dim", "sampler")
     different = [name for name in sizes if getattr(first.spec, name) != getattr(spec, name)]
+    different += ["corpus"] * (first.fingerprint != fingerprint)
     if first.model is None or different or first.spec.token_head:
         raise ValueError(f"stage1={path.name!r}: expected a first stage saved with its model, and with the same "
                          f"{', '.join(different or sizes)}")  # fmt: skip

@@ -61,7 +61,8 @@ class Training:
         measured = self.timer.summary()  # waits until the last step is done
         for optimizer in self.optimizers[1:]:
             optimizer.flush()
-        used = None if energy is None or self.validation else machine.energy_joules(device) - energy  # looks take some
+        whole = not self.validation and len(self.timer.steps) == self.done  # looks take energy, and a resumed run has
+        used = machine.energy_joules(device) - energy if energy is not None and whole else None  # only its last part
         return {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": used,
                 **loss_summary(self.losses[: self.done].tolist(), spec), "validation": self.validation}  # fmt: skip
 
@@ -70,9 +71,11 @@ class Training:
         from safetensors.torch import save_file  # only here: a sweep needs no safetensors
 
         found = {"done": self.done, "seconds": self.clock.seconds(), "validation": self.validation}
-        header = {"spec": json.dumps(asdict(self.spec)), "found": json.dumps(found)}
+        header = {"spec": json.dumps(asdict(self.spec)), "id": self.spec.run_id(""), "found": json.dumps(found)}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(self._tensors(), temporary, header)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
 
     def resume(self, path: Path) -> None:
@@ -81,7 +84,7 @@ class Training:
 
         with safe_open(path, "pt", device=str(self.ids.device)) as file:
             header = file.metadata()
-            if header["spec"] != json.dumps(asdict(self.spec)):
+            if header["id"] != self.spec.run_id(""):  # which counts a first stage by its id, wherever it lies
                 raise ValueError(f"checkpoint={path.name!r}: of the Spec {header['spec']}; expected {self.spec}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, value in json.loads(header["found"]).items():

@@ -55,7 +55,8 @@ def test_samples_follow_the_softmax_of_what_is_left(model):
 
 
 def test_top_k_of_one_is_greedy(model):
-    assert first(model, top_k=1) == first(model, temperature=0) == first(model, top_p=1e-9)
+    greedy = first(model, temperature=0)
+    assert greedy == first(model, top_k=1) == first(model, top_p=1e-9) == first(model, temperature=1e-39)
     assert first(model, seed=1) != first(model, seed=2)
     assert first(model, seed=1) == first(model, seed=1)
 
@@ -63,6 +64,7 @@ def test_top_k_of_one_is_greedy(model):
 @pytest.mark.parametrize(("how", "message"), [
     ({"temperature": -1}, "^temperature=-1: expected a number from 0 up"),
     ({"top_k": 0}, "^top_k=0: expected an integer from 1 up"),
+    ({"top_k": 2.5}, "^top_k=2.5: expected an integer from 1 up"),
     ({"top_p": 0}, "^top_p=0: expected above 0, at most 1"),
     ({"top_p": 1.5}, "^top_p=1.5: expected above 0"),
 ])  # fmt: skip

