@@ -18,7 +18,7 @@ from scta_lite.paper import ROOT
 from scta_lite.result import replace_file
 
 FOLDER = ROOT / "runs" / "stages"
-CE, PRIOR, PUBLISHED = CHOSEN[0], CHOSEN[1], CHOSEN[3]
+CE, PRIOR, PUBLISHED = CHOSEN[:3]
 STEPS = {8_192: (1250, 1250), 50_000: (1250, 300)}  # of the first stage, and of the second
 VARIANTS = [  # how the token head begins, whether all else is frozen, its learning rate, whether it is sampled
     ("normalised", True, 1e-3, False),
@@ -49,7 +49,7 @@ def align(vocab: int) -> None:
     """Stage 1 with a prior and as published, their second stages, and CE for as many steps as both stages have."""
     prior, published = (first(vocab, *chosen) for chosen in (PRIOR, PUBLISHED))
     for spec in (prior, published):
-        saved(spec, FOLDER / "stage1")
+        saved(spec, FOLDER / "stage1", also=FOLDER)
     ce = replace(first(vocab, *CE), steps=sum(STEPS[vocab]))
     specs = [ce, *second(vocab, prior, VARIANTS), *second(vocab, published, [VARIANTS[i] for i in (0, 1, 2, 5)])]
     sweep(specs, FOLDER, executor=ThreadPoolExecutor(2) if vocab < 50_000 else None)
@@ -69,7 +69,7 @@ def samples() -> None:
             pieces = decode.write(model, vocabulary, prompt, 60, temperature=0.7, top_p=0.9,
                                   generator=torch.Generator().manual_seed(0))  # fmt: skip
             found.append({"model": name, "prompt": prompt, "text": "".join(pieces)})
-    replace_file(FOLDER / "samples.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
+    replace_file(FOLDER / "found" / "samples.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
 
 
 def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
@@ -87,9 +87,10 @@ def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
             for kind, effort in (("HNSW32", (16, 64, 256, 1024)), ("IVF1024,Flat", (1, 4, 16, 64, 256))):
                 results = decode.compare(part, queries, kind, effort)
                 found += [{"vocab": vocab, "rows": rows, "vectors": len(part), **result} for result in results]
-    replace_file(FOLDER / "search.json", json.dumps(found, indent=1).encode())
+    replace_file(FOLDER / "found" / "search.json", json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":
+    (FOLDER / "found").mkdir(parents=True, exist_ok=True)
     for name in sys.argv[1:] or ["8192", "50000", "samples", "search"]:
         align(int(name)) if name.isdigit() else {"samples": samples, "search": search}[name]()
