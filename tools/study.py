@@ -68,6 +68,22 @@ def tune() -> list[Spec]:
     return list(dict.fromkeys(rates + others))
 
 
+LARGE = {  # V: steps of CE, steps of the one with a prior; what is best at 8,192 need not be best here
+    50_000: (150, 400),
+    200_000: (60, 400),
+}
+
+
+def tune_large(vocab: int) -> list[Spec]:
+    """Learning rates of CE, with and without the unigram to begin from, and of the method with a prior, at larger V."""
+    rates = [{"lr": 3e-3, "table_lr": 3e-3}, {"lr": 1e-3, "table_lr": 1e-3}, {"lr": 3e-3, "table_lr": 1e-2},
+             {"lr": 1e-3, "table_lr": 3e-3}]  # fmt: skip
+    heads = [("ce", {"log_unigram": True}), ("semantic_prior", {"temperature": 0.1}), ("ce", {})]
+    return [Spec(method=method, vocab=vocab, optimizer="rows", steps=LARGE[vocab][method != "ce"], evaluate=True,
+                 eval_every=1000, eval_examples=64, **rate, **settings)
+            for method, settings in heads for rate in rates]  # fmt: skip
+
+
 CHOSEN = [  # each method's settings of the least NLL on the validation half
     ("ce", {"lr": 3e-3, "table_lr": 1e-2}),
     ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.1}),
@@ -129,9 +145,15 @@ def saved(spec: Spec, folder: Path, also: Path | None = None) -> LanguageModel:
 
 
 if __name__ == "__main__":
-    folder, wanted = ROOT / "runs" / "study", sys.argv[1:] or ["tune", "8192", "stage1", "50000", "200000", "cost"]
+    folder, wanted = (
+        ROOT / "runs" / "study",
+        sys.argv[1:] or ["tune", "tune50000", "tune200000", "8192", "stage1", "50000", "200000", "cost"],
+    )
     if "tune" in wanted:  # two at a time, on a core each
         sweep(tune(), folder / "tune", executor=ThreadPoolExecutor(2))
+    for vocab in LARGE:
+        if f"tune{vocab}" in wanted:
+            sweep(tune_large(vocab), folder / f"tune{vocab}")
     if "8192" in wanted:
         sweep(final(8_192, seeds=3), folder, executor=ThreadPoolExecutor(2))
     if "stage1" in wanted:
