@@ -170,10 +170,11 @@ def quality(runs: pd.DataFrame, metric: str = "nll", x: str = "steps") -> Figure
     with mpl.rc_context(fname=STYLE):
         figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
         for run in runs.itertuples():
-            looks, look = pd.DataFrame(run.validation), style(run.method, run.optimizer)
-            look |= {"linestyle": ":"} if variant(run) != look["label"].removesuffix(", rows") else {"linestyle": "-"}
+            looks, look, name = pd.DataFrame(run.validation), style(run.method, run.optimizer), variant(run)
+            plain = name == look["label"].removesuffix(", rows")
+            look |= {"linestyle": "-" if plain else ":" if name.endswith("published") else "--", "label": name}
             along = looks.step * (run.step_ms / 1e3 if x == "seconds" else 1)
-            ax.plot(along, looks[metric], markersize=4, **look | {"label": variant(run)})
+            ax.plot(along, looks[metric], markersize=4, **look)
         level = runs.iloc[0].controls["unigram"][metric]
         ax.axhline(level, color="#555555", linestyle=":", linewidth=1)
         ax.annotate("unigram", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
