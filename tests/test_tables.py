@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scta_lite import RowAdamW, VocabTable, load, model, tables, train
+from scta_lite import RowAdamW, VocabTable, heads, load, tables, train
 from scta_lite.losses import log_uniform, uniform
 from scta_lite.model import LanguageModel
 from scta_lite.spec import METHODS, SAMPLED
@@ -337,7 +337,7 @@ def test_in_float32_rows_are_as_near_as_another_order_of_summation(monkeypatch, 
     def flipped(shape, vocab, *, generator=None):
         return uniform(shape, vocab, generator=generator).view(spec.batch, -1, shape[1]).flip(0).view(shape)
 
-    monkeypatch.setattr(model, "uniform", flipped)
+    monkeypatch.setattr(heads, "uniform", flipped)
     order = trained(spec, flipped=True)
     assert 0 < (rows[0] - dense[0]).norm() <= 2 * (order[0] - dense[0]).norm()
     assert (rows[1] - exact[1]).norm() <= (dense[1] - exact[1]).norm()
