@@ -43,7 +43,7 @@ figures: install  ## draw every figure of figures/ again, from stored numbers
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (40 minutes)
 	$(BIN)/python tools/bench.py
 
-study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (4 hours)
+study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (5 hours)
 	$(BIN)/python tools/study.py
 
 stages: install  ## the second stages, texts and searches that notebook 07 shows (2 hours)
