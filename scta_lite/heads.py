@@ -43,10 +43,13 @@ class ChunkedCEHead(CEHead):
     """The same, without ever holding (N, V) logits: torch's `linear_cross_entropy`, from 2.13 on, else our chunks."""
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
-        if not hasattr(F, "linear_cross_entropy"):
-            return cross_entropy(hidden, self.weight, target, chunk=CHUNK)
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
-        return F.linear_cross_entropy(hidden, self.weight, target, options=options)
+        if hasattr(F, "linear_cross_entropy"):
+            options = nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
+            return F.linear_cross_entropy(hidden, self.weight, target, linear_bias=self.log_q, options=options)
+        weight = self.weight
+        if self.log_q is not None:  # a column that meets a constant 1
+            hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat([weight, self.log_q.unsqueeze(1)], dim=1)
+        return cross_entropy(hidden, weight, target, chunk=CHUNK)
 
 
 class AdaptiveHead(nn.Module):

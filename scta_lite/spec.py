@@ -153,7 +153,7 @@ class Spec:
             raise ValueError(f"method={self.method!r}: expected the first stage's, one of {', '.join(SAMPLED)}")
         if self.learn_temperature and (self.method not in ("ce_lowrank", *SAMPLED) or self.token_head):
             raise ValueError(f"learn_temperature=True: expected False, {self.token_head or self.method} has no τ")
-        if self.log_unigram and self.method != "ce":
+        if self.log_unigram and self.method not in ("ce", "ce_chunked"):
             raise ValueError(f"log_unigram=True: expected False with method={self.method!r}")
         for name in ("sampled_head", "freeze"):
             if getattr(self, name) and not self.token_head:
