@@ -154,12 +154,17 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def variant(run: Any) -> str:
     """The label of a run in a study of quality: the method's, with what sets it apart from others of the method."""
-    label = style(run.method, run.optimizer)["label"].removesuffix(", rows")
+    label = _look(run)["label"].removesuffix(", rows")
     if run.method == "semantic":
         return f"{label} as published" if run.lr == PAPER.lr else f"{label} tuned, K = {run.negatives}"
-    if run.method == "ce" and getattr(run, "log_unigram", None) is True:
+    if getattr(run, "log_unigram", None) is True:
         return f"{label} from log u"
     return label if run.semantic_dim == PAPER.semantic_dim else f"{label} at D = {run.semantic_dim}"
+
+
+def _look(run: Any) -> dict[str, str]:
+    """Its style, where what counts is quality: in chunks, CE is the same loss."""
+    return style(run.method.removesuffix("_chunked"), run.optimizer)
 
 
 def quality(runs: pd.DataFrame, metric: str = "nll", x: str = "steps") -> Figure:
@@ -170,7 +175,7 @@ def quality(runs: pd.DataFrame, metric: str = "nll", x: str = "steps") -> Figure
     with mpl.rc_context(fname=STYLE):
         figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
         for run in runs.itertuples():
-            looks, look, name = pd.DataFrame(run.validation), style(run.method, run.optimizer), variant(run)
+            looks, look, name = pd.DataFrame(run.validation), _look(run), variant(run)
             plain = name == look["label"].removesuffix(", rows")
             look |= {"linestyle": "-" if plain else ":" if name.endswith("published") else "--", "label": name}
             along = looks.step * (run.step_ms / 1e3 if x == "seconds" else 1)

@@ -1,11 +1,13 @@
 """The study of the second and third stage that notebook 07 shows: `make stages`. Resumable, a run is one file.
 
-8192, 50000: from a saved first stage, every token head, both options, exact and sampled; CE for as many steps in all.
-samples: texts that the models of V = 50,000 write. search: exact and approximate search for the best tokens.
+8192: from a saved first stage, token heads of every kind, both options, exact and sampled, and CE from the start for as
+many steps as both stages have; two at a time, a core each. 50000: the same with fewer variants, alone, and `ce` apart.
+search: exact and approximate search for the best tokens. samples: texts that the models of V = 50,000 write.
 """
 
 import json
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,7 +21,8 @@ from scta_lite.result import replace_file
 
 FOLDER = ROOT / "runs" / "stages"
 CE, PRIOR, PUBLISHED = CHOSEN[:3]
-STEPS = {8_192: (1250, 1250), 50_000: (1250, 300)}  # of the first stage, and of the second
+STEPS = {8_192: (1250, 1250), 50_000: (1250, 200)}  # of the first stage, and of the second
+SIZES = {8_192: {"threads": 1}, 50_000: {"eval_examples": 128}}
 VARIANTS = [  # how the token head begins, whether all else is frozen, its learning rate, whether it is sampled
     ("normalised", True, 1e-3, False),
     ("normalised", False, 1e-3, False),
@@ -29,30 +32,40 @@ VARIANTS = [  # how the token head begins, whether all else is frozen, its learn
     ("random", False, 3e-3, False),
     ("normalised", False, 1e-3, True),
 ]
+MINE = {  # V: the variants of the first stage with a prior, and of the published one, by their places above
+    8_192: (range(7), (0, 1, 2, 5)),
+    50_000: ((0, 1, 3, 5, 6), (1,)),
+}
 
 
 def first(vocab: int, method: str, settings: dict) -> Spec:
     return Spec(method=method, vocab=vocab, optimizer="rows", steps=STEPS[vocab][0], evaluate=True, eval_every=250,
-                **settings)  # fmt: skip
+                **SIZES[vocab], **settings)  # fmt: skip
 
 
-def second(vocab: int, spec: Spec, variants: list) -> list[Spec]:
+def second(vocab: int, spec: Spec, places: Iterable[int]) -> list[Spec]:
     """The second stages of a saved first one."""
     run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
     steps = STEPS[vocab][1]
     settings = {"stage1": str(FOLDER / "stage1" / f"{run_id}.safetensors"), "steps": steps, "eval_every": steps // 10}
     return [replace(spec, **settings, token_head=head, freeze=freeze, lr=lr, sampled_head=sampled, table_lr=None)
-            for head, freeze, lr, sampled in variants]  # fmt: skip
+            for head, freeze, lr, sampled in (VARIANTS[i] for i in places)]  # fmt: skip
 
 
 def align(vocab: int) -> None:
-    """Stage 1 with a prior and as published, their second stages, and CE for as many steps as both stages have."""
-    prior, published = (first(vocab, *chosen) for chosen in (PRIOR, PUBLISHED))
-    for spec in (prior, published):
+    """The first stage with a prior, and as published, and their second stages."""
+    specs = []
+    for chosen, places in zip((PRIOR, PUBLISHED), MINE[vocab], strict=True):
+        spec = first(vocab, *chosen)
         saved(spec, FOLDER / "stage1", also=FOLDER)
-    ce = replace(first(vocab, *CE), steps=sum(STEPS[vocab]))
-    specs = [ce, *second(vocab, prior, VARIANTS), *second(vocab, published, [VARIANTS[i] for i in (0, 1, 2, 5)])]
-    sweep(specs, FOLDER, executor=ThreadPoolExecutor(2) if vocab < 50_000 else None)
+        specs += second(vocab, spec, places)
+    specs += [ce(vocab)] * ("threads" in SIZES[vocab])
+    sweep(specs, FOLDER, executor=ThreadPoolExecutor(2) if "threads" in SIZES[vocab] else None)
+
+
+def ce(vocab: int) -> Spec:
+    """CE from the start, for as many steps as both stages have."""
+    return replace(first(vocab, *CE), steps=sum(STEPS[vocab]), eval_every=50)
 
 
 PROMPTS = ("def __init__(self", "Returns the", "import os")
@@ -61,8 +74,8 @@ PROMPTS = ("def __init__(self", "Returns the", "import os")
 def samples() -> None:
     """Texts that models of V = 50,000 write: the first stage, the second, and CE, each as saved."""
     vocabulary, found = text.load(progress=False).vocabulary(50_000), []
-    (normalised,) = second(50_000, first(50_000, *PRIOR), VARIANTS[1:2])
-    models = {"stage 1": first(50_000, *PRIOR), "stage 2": normalised, "CE": replace(first(50_000, *CE), steps=600)}
+    (normalised,) = second(50_000, first(50_000, *PRIOR), (1,))
+    models = {"stage 1": first(50_000, *PRIOR), "stage 2": normalised, "CE": ce(50_000)}
     for name, spec in models.items():
         model = saved(spec, FOLDER / "stage1")
         for prompt in PROMPTS:
@@ -76,9 +89,13 @@ def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
     """Recall against microseconds on models of SEMANTIC with prior, over all tokens, and over those trained on."""
     corpus, found = text.load(progress=False), []
     for vocab in tqdm(vocabs, unit=" vocabularies"):
-        spec = Spec(method=PRIOR[0], vocab=vocab, optimizer="rows", steps=1250, **PRIOR[1])
+        spec = (
+            first(vocab, *PRIOR)
+            if vocab in STEPS
+            else Spec(method=PRIOR[0], vocab=vocab, optimizer="rows", steps=1250, **PRIOR[1])
+        )
         model = saved(spec, FOLDER / "stage1")
-        train, held = (torch.from_numpy(text.examples(part, 64)).long() for part in corpus.ids(vocab))
+        train, held = (torch.from_numpy(text.examples(part, 64).astype("int64")) for part in corpus.ids(vocab))
         with torch.no_grad():
             hidden, _ = model.positions(held[:16])
         queries, vectors = decode.query(model.head, hidden[:500]), decode.search_space(model.head)
@@ -92,5 +109,7 @@ def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
 
 if __name__ == "__main__":
     (FOLDER / "found").mkdir(parents=True, exist_ok=True)
-    for name in sys.argv[1:] or ["8192", "50000", "samples", "search"]:
-        align(int(name)) if name.isdigit() else {"samples": samples, "search": search}[name]()
+    parts = {"8192": lambda: align(8_192), "50000": lambda: align(50_000), "search": search,
+             "ce": lambda: saved(ce(50_000), FOLDER / "stage1", also=FOLDER), "samples": samples}  # fmt: skip
+    for name in sys.argv[1:] or parts:
+        parts[name]()

@@ -9,6 +9,7 @@ stage1: two models of V = 8,192, and space.npz, their tokens' vectors. cost: ste
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,20 +74,29 @@ LARGE = {  # V: how CE is computed, its steps, those of the one with a prior; wh
     200_000: ("ce_chunked", 60, 400),  # the same loss, in three quarters of the time
 }
 PAIRS = {  # learning rates, and those of the tables, of CE, of CE that begins from the unigram, of the one with a prior
-    "ce": ((3e-3, 1e-2), (3e-3, 3e-3), (1e-3, 3e-3), (1e-3, 1e-3)),
+    "ce": ((3e-3, 3e-3), (1e-3, 3e-3)),
     "log u": ((3e-3, 3e-3), (3e-3, 1e-3), (1e-3, 3e-3), (1e-3, 1e-3)),
     "prior": ((3e-3, 1e-2), (3e-3, 3e-3), (1e-3, 1e-2), (3e-3, 3e-2)),
 }
+WIDE = [  # of the one with a prior, at V = 200,000: what its scores can say of tokens that are hardly ever read
+    *({"temperature": τ} for τ in (0.1, 0.2, 0.3)),
+    *({"temperature": τ, "semantic_dim": 256, "shared": 4096} for τ in (0.1, 0.2)),
+]
 
 
 def tune_large(vocab: int) -> list[Spec]:
     """Learning rates of CE, with and without the unigram to begin from, and of the method with a prior, at larger V."""
     ce, steps, sampled_steps = LARGE[vocab]
-    heads = {"prior": {"method": "semantic_prior", "temperature": 0.1, "steps": sampled_steps},
-             "log u": {"method": ce, "log_unigram": True, "steps": steps}, "ce": {"method": ce, "steps": steps}}  # fmt: skip
+    heads = {
+        "prior": {"method": "semantic_prior", "temperature": 0.1, "steps": sampled_steps},
+        "log u": {"method": ce, "log_unigram": True, "steps": steps},
+        "ce": {"method": ce, "steps": steps},
+    }
     common = {"vocab": vocab, "optimizer": "rows", "evaluate": True, "eval_every": 1000, "eval_examples": 64}
-    return [Spec(**common, lr=lr, table_lr=table_lr, **settings)
-            for name, settings in heads.items() for lr, table_lr in PAIRS[name]]  # fmt: skip
+    rates = [Spec(**common, lr=lr, table_lr=table_lr, **settings)
+             for name, settings in heads.items() for lr, table_lr in PAIRS[name]]  # fmt: skip
+    wide = {**common, "method": "semantic_prior", "steps": 1500, "lr": 3e-3, "table_lr": 1e-2}
+    return [Spec(**wide, **changes) for changes in WIDE if vocab > 50_000] + rates
 
 
 CHOSEN = [  # each method's settings of the least NLL on the validation half
@@ -100,18 +110,27 @@ CHOSEN = [  # each method's settings of the least NLL on the validation half
     ("sampled_softmax", {"lr": 3e-3, "shared": 4096}),
     ("ce", {"lr": 3e-3, "table_lr": 1e-2, "log_unigram": True}),
 ]
+WIDEST = [  # at V = 200,000, where CE and the one with a prior were tuned anew
+    ("ce_chunked", {"lr": 3e-3, "table_lr": 1e-3, "log_unigram": True}),
+    ("ce_lowrank", {"lr": 3e-3, "table_lr": 1e-2, "init_std": 0.02}),
+    ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.2}),
+    ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.2, "semantic_dim": 256, "shared": 4096}),
+    *(CHOSEN[i] for i in (2, 6, 4, 7)),
+]
 SIZES = {
     8_192: {"steps": 1250, "eval_every": 125, "threads": 1},
     50_000: {"steps": 600, "eval_every": 100},
-    200_000: {"examples": 37_000, "epochs": 12, "budget_s": 600, "eval_every_s": 120, "eval_examples": 128},
+    200_000: {"examples": 37_000, "epochs": 12, "budget_s": 600, "eval_every_s": 60, "eval_examples": 128},
 }
+EXACT = ("ce_chunked", "ce_lowrank")  # at 200,000 these have the machine to themselves
 
 
 def final(vocab: int, seeds: int = 1) -> list[Spec]:
     """The chosen settings, each method once for each seed."""
     common = {"vocab": vocab, "optimizer": "rows", "evaluate": True, **SIZES[vocab]}
+    chosen = WIDEST if vocab == 200_000 else CHOSEN
     return [
-        Spec(method=method, seed=seed, **common, **settings) for seed in range(seeds) for method, settings in CHOSEN
+        Spec(method=method, seed=seed, **common, **settings) for seed in range(seeds) for method, settings in chosen
     ]
 
 
@@ -163,8 +182,12 @@ if __name__ == "__main__":
         sweep(final(8_192, seeds=3), folder, executor=ThreadPoolExecutor(2))
     if "stage1" in wanted:
         stage1(folder)
-    for vocab in (50_000, 200_000):  # alone, on two
-        if str(vocab) in wanted:
-            sweep(final(vocab), folder)
+    if "50000" in wanted:  # alone, on two
+        sweep(final(50_000), folder)
+    if "200000" in wanted:
+        specs = final(200_000)
+        sweep([spec for spec in specs if spec.method in EXACT], folder)
+        sweep([replace(spec, threads=1) for spec in specs if spec.method not in EXACT], folder,
+              executor=ThreadPoolExecutor(2))  # fmt: skip
     if "cost" in wanted:
         sweep(cost(), folder / "cost")
