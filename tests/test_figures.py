@@ -135,7 +135,8 @@ def quality_runs():
     run = {"vocab": 1000, "optimizer": "rows", "step_ms": 500.0, "negatives": 32, "semantic_dim": 64, "lr": 3e-4,
            "validation": looks, "controls": {"unigram": {"nll": 8.5, "perplexity": 70.0}}}  # fmt: skip
     changes = ({"method": "ce"}, {"method": "semantic"}, {"method": "semantic", "lr": 1e-3, "negatives": 9},
-               {"method": "semantic_prior", "semantic_dim": 256})  # fmt: skip
+               {"method": "semantic_prior", "semantic_dim": 256},
+               {"method": "ce_chunked", "log_unigram": True})  # fmt: skip
     return pd.DataFrame([{**run, **change} for change in changes])
 
 
@@ -144,6 +145,7 @@ def test_the_qualities_drawn_are_those_of_the_looks(x, at):
     for metric, values in (("nll", [8.0, 7.0, 5.0]), ("perplexity", [80.0, 70.0, 50.0])):
         drawn = lines(figures.quality(quality_runs(), metric, x))
         names = ["CE", "SEMANTIC as published", "SEMANTIC tuned, K = 9", "SEMANTIC with prior at D = 256"]
+        names += ["CE from log u"]
         assert [label for _, label in drawn] == names
         for points in drawn.values():
             assert points == dict(zip(at, values, strict=True))
