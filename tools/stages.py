@@ -1,7 +1,7 @@
 """The study of the second and third stage that notebook 07 shows: `make stages`. Resumable, a run is one file.
 
 8192: from a saved first stage, token heads of every kind, both options, exact and sampled, and CE from the start for as
-many steps as both stages have; two at a time, a core each. 50000: the same with fewer variants, alone, and `ce` apart.
+many steps as both stages have; two at a time, a core each. 50000: the same, alone, from a longer first stage too; `ce` apart.
 search: exact and approximate search for the best tokens. samples: texts that the models of V = 50,000 write.
 """
 
@@ -21,7 +21,7 @@ from scta_lite.result import replace_file
 
 FOLDER = ROOT / "runs" / "stages"
 CE, PRIOR, PUBLISHED = CHOSEN[:3]
-STEPS = {8_192: (1250, 1250), 50_000: (600, 200)}  # of the first stage, and of the second
+ALIGNED = {8_192: 1250, 50_000: 200}  # steps of a second stage
 SIZES = {8_192: {"threads": 1}, 50_000: {"eval_examples": 128}}
 VARIANTS = [  # how the token head begins, whether all else is frozen, its learning rate, whether it is sampled
     ("normalised", True, 1e-3, False),
@@ -32,31 +32,32 @@ VARIANTS = [  # how the token head begins, whether all else is frozen, its learn
     ("random", False, 3e-3, False),
     ("normalised", False, 1e-3, True),
 ]
-MINE = {  # V: the variants of the first stage with a prior, and of the published one, by their places above
-    8_192: (range(7), (2, 3)),
-    50_000: ((0, 1, 3, 5, 6), (3,)),
+FIRST = {  # V: first stages, the steps of each, and its variants by their places above
+    8_192: ((PRIOR, 1250, range(7)), (PUBLISHED, 1250, (2, 3))),
+    50_000: ((PRIOR, 600, range(7)), (PUBLISHED, 600, (2, 3)), (PRIOR, 1250, (1, 3, 6))),
 }
 
 
-def first(vocab: int, method: str, settings: dict) -> Spec:
-    return Spec(method=method, vocab=vocab, optimizer="rows", steps=STEPS[vocab][0], evaluate=True, eval_every=250,
+def first(vocab: int, chosen: tuple, steps: int) -> Spec:
+    method, settings = chosen
+    return Spec(method=method, vocab=vocab, optimizer="rows", steps=steps, evaluate=True, eval_every=250,
                 **SIZES[vocab], **settings)  # fmt: skip
 
 
 def second(vocab: int, spec: Spec, places: Iterable[int]) -> list[Spec]:
     """The second stages of a saved first one."""
     run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
-    steps = STEPS[vocab][1]
+    steps = ALIGNED[vocab]
     settings = {"stage1": str(FOLDER / "stage1" / f"{run_id}.safetensors"), "steps": steps, "eval_every": steps // 10}
     return [replace(spec, **settings, token_head=head, freeze=freeze, lr=lr, sampled_head=sampled, table_lr=None)
             for head, freeze, lr, sampled in (VARIANTS[i] for i in places)]  # fmt: skip
 
 
 def align(vocab: int) -> None:
-    """The first stage with a prior, and as published, and their second stages."""
+    """The first stages with a prior, and as published, and their second stages."""
     specs = []
-    for chosen, places in zip((PRIOR, PUBLISHED), MINE[vocab], strict=True):
-        spec = first(vocab, *chosen)
+    for chosen, steps, places in FIRST[vocab]:
+        spec = first(vocab, chosen, steps)
         saved(spec, FOLDER / "stage1", also=FOLDER)
         specs += second(vocab, spec, places)
     specs += [ce(vocab)] * ("threads" in SIZES[vocab])
@@ -65,7 +66,7 @@ def align(vocab: int) -> None:
 
 def ce(vocab: int) -> Spec:
     """CE from the start, for as many steps as both stages have."""
-    return replace(first(vocab, *CE), steps=sum(STEPS[vocab]), eval_every=50)
+    return replace(first(vocab, CE, FIRST[vocab][0][1] + ALIGNED[vocab]), eval_every=50)
 
 
 PROMPTS = ("def __init__(self", "Returns the", "import os")
@@ -74,8 +75,8 @@ PROMPTS = ("def __init__(self", "Returns the", "import os")
 def samples() -> None:
     """Texts that models of V = 50,000 write: the first stage, the second, and CE, each as saved."""
     vocabulary, found = text.load(progress=False).vocabulary(50_000), []
-    (normalised,) = second(50_000, first(50_000, *PRIOR), (1,))
-    models = {"stage 1": first(50_000, *PRIOR), "stage 2": normalised, "CE": ce(50_000)}
+    begun = first(50_000, PRIOR, 600)
+    models = {"stage 1": begun, "stage 2": second(50_000, begun, (1,))[0], "CE": ce(50_000)}
     for name, spec in models.items():
         model = saved(spec, FOLDER / "stage1")
         for prompt in PROMPTS:
@@ -90,8 +91,8 @@ def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
     corpus, found = text.load(progress=False), []
     for vocab in tqdm(vocabs, unit=" vocabularies"):
         spec = (
-            first(vocab, *PRIOR)
-            if vocab in STEPS
+            first(vocab, PRIOR, 600)
+            if vocab in FIRST
             else Spec(method=PRIOR[0], vocab=vocab, optimizer="rows", steps=1250, **PRIOR[1])
         )
         model = saved(spec, FOLDER / "stage1")
