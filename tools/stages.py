@@ -1,8 +1,9 @@
 """The study of the second and third stage that notebook 07 shows: `make stages`. Resumable, a run is one file.
 
 8192: from a saved first stage, token heads of every kind, both options, exact and sampled, and CE from the start for as
-many steps as both stages have; two at a time, a core each. 50000: the same, alone, from a longer first stage too; `ce` apart.
-search: exact and approximate search for the best tokens. samples: texts that the models of V = 50,000 write.
+many steps as both stages have; two at a time, a core each. 50000: the same, alone, and from a longer first stage.
+ce: that of V = 50,000. search: exact and approximate search for the best tokens.
+samples: texts that the models of V = 50,000 write.
 """
 
 import json
