@@ -74,8 +74,8 @@ LARGE = {  # V: how CE is computed, its steps, those of the one with a prior; wh
     200_000: ("ce_chunked", 60, 400),  # the same loss, in three quarters of the time
 }
 PAIRS = {  # learning rates, and those of the tables, of CE, of CE that begins from the unigram, of the one with a prior
-    "ce": ((3e-3, 3e-3),),
-    "log u": ((3e-3, 3e-3), (3e-3, 1e-3), (1e-3, 3e-3)),
+    "ce": ((3e-3, 1e-2), (3e-3, 3e-3)),
+    "log u": ((3e-3, 1e-2), (3e-3, 3e-3), (3e-3, 1e-3), (1e-3, 3e-3)),
     "prior": ((3e-3, 1e-2), (3e-3, 3e-3), (1e-3, 1e-2), (3e-3, 3e-2)),
 }
 WIDE = [  # of the one with a prior, at V = 200,000: what its scores can say of tokens that are hardly ever read
