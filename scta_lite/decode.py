@@ -132,6 +132,8 @@ class Approximate:
 
     A vector x is stored as [x, √(M² - |x|²)], M the largest length, and searched for with [q, 0]: among these, all of
     length M, the nearest is the one with the largest inner product (Bachrach et al. 2014), as faiss's graphs need it.
+    The query is stretched to length M. That changes no order among the stored, but IVF's choice among its lists, whose
+    centres are shorter the more they spread: to a short query the widest list would be the nearest.
     `effort`: the candidates kept in HNSW's search, or the lists that IVF looks into.
     """
 
@@ -157,10 +159,10 @@ class Approximate:
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores (N, k), falling, and ids (N, k), of queries (N, F); an id of -1 stands where none was found."""
-        squares, ids = self.index.search(F.pad(queries, (0, 1)).numpy(), k)
-        # |q - x|² = |q|² + M² - 2 q·x
-        scores = (queries.square().sum(1, keepdim=True) + self.longest - torch.from_numpy(squares)) / 2
-        return scores, torch.from_numpy(ids)
+        stretch = (self.longest / queries.square().sum(1, keepdim=True).clamp_min(1e-12)).sqrt()
+        squares, ids = self.index.search(F.pad(stretch * queries, (0, 1)).numpy(), k)
+        # |s q - x|² = M² + M² - 2 s q·x
+        return (self.longest - torch.from_numpy(squares) / 2) / stretch, torch.from_numpy(ids)
 
     def nbytes(self) -> int:
         """Bytes of the index as it would be written to a file."""

@@ -76,7 +76,7 @@ PROMPTS = ("def __init__(self", "Returns the", "import os")
 def samples() -> None:
     """Texts that models of V = 50,000 write: the first stage, the second, and CE, each as saved."""
     vocabulary, found = text.load(progress=False).vocabulary(50_000), []
-    begun = first(50_000, PRIOR, 600)
+    begun = first(50_000, PRIOR, 1250)
     models = {"stage 1": begun, "stage 2": second(50_000, begun, (1,))[0], "CE": ce(50_000)}
     for name, spec in models.items():
         model = saved(spec, FOLDER / "stage1")
