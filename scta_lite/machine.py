@@ -122,10 +122,10 @@ def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
     def seconds(run: Callable[[], object]) -> float:
         times = []
         for _ in range(repeats):
-            _finish(on)
+            finish(on)
             began = perf_counter()
             run()
-            _finish(on)
+            finish(on)
             times.append(perf_counter() - began)
         return min(times)
 
@@ -134,7 +134,8 @@ def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
             "flops_per_s": 2 * len(square) ** 3 / seconds(lambda: square @ square)}  # fmt: skip
 
 
-def _finish(on: torch.device) -> None:
+def finish(on: torch.device) -> None:
+    """Waits until a GPU has done all that it was given."""
     if on.type == "cuda":
         torch.cuda.synchronize(on)
 

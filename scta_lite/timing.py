@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scta_lite.machine import finish
+
 Progress = Callable[[int, int, float | None], None]  # step, steps, loss
 _SHOW_EVERY = 1.0  # seconds
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -47,7 +49,7 @@ class StepTimer:
 
         The warm-up is the first third of the steps, at least 1 and at most 10: allocators and caches settle slowly.
         """
-        _finish(self.device)
+        finish(self.device)
         warm = min(10, max(1, len(self.steps) // 3), len(self.steps) - 1)
         ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in self.steps[warm:]])
         q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
@@ -81,16 +83,11 @@ class Clock:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What is done inside is not counted; what the device was given before it, is."""
-        _finish(self.device)
+        finish(self.device)
         began = perf_counter()
         yield
-        _finish(self.device)
+        finish(self.device)
         self.out += perf_counter() - began
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Ticker:
