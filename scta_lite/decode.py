@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from scta_lite.heads import CEHead, SampledHead, TokenHead
+from scta_lite.heads import CEHead, LowRankCEHead, TokenHead
 from scta_lite.model import LanguageModel
 from scta_lite.vocabulary import Vocabulary
 
@@ -84,26 +84,35 @@ def _choose(
 
 
 @torch.no_grad()
-def search_space(head: SampledHead | TokenHead | CEHead) -> Tensor:
+def search_space(head: LowRankCEHead | TokenHead | CEHead) -> Tensor:
     """A vector for each token, (V, F), whose inner product with `query(head, hidden)` is its score.
 
-    Of a semantic head the unit rows over τ, [e/τ], and with a prior [e/τ, log u]: then the best token is not the one
-    nearest to z.
+    Of a semantic head the unit rows over τ, [e/τ]. Where log u is added to the scores, as with a prior, [e/τ, log u]:
+    then the best token is not the one nearest to z.
     """
-    if isinstance(head, SampledHead):
+    if isinstance(head, LowRankCEHead):
         vectors = F.normalize(head.table.weight, dim=-1) / head.temperature
-        prior = head.spec.method == "semantic_prior"
-        return torch.cat([vectors, head.draw.log_q.unsqueeze(1)], dim=1) if prior else vectors
-    return head.table.weight if isinstance(head, TokenHead) else head.weight
+    else:
+        vectors = head.table.weight if isinstance(head, TokenHead) else head.weight
+    added = _added(head)
+    return vectors if added is None else torch.cat([vectors, added.unsqueeze(1)], dim=1)
 
 
 @torch.no_grad()
-def query(head: SampledHead | TokenHead | CEHead, hidden: Tensor) -> Tensor:
+def query(head: LowRankCEHead | TokenHead | CEHead, hidden: Tensor) -> Tensor:
     """What is searched for, (N, F), from hidden states (N, d)."""
-    if isinstance(head, SampledHead):
-        z = F.normalize(head.project(hidden), dim=-1)
-        return F.pad(z, (0, 1), value=1.0) if head.spec.method == "semantic_prior" else z
-    return head.query(hidden) if isinstance(head, TokenHead) else hidden
+    if isinstance(head, LowRankCEHead):
+        hidden = F.normalize(head.project(hidden), dim=-1)
+    elif isinstance(head, TokenHead):
+        hidden = head.query(hidden)
+    return hidden if _added(head) is None else F.pad(hidden, (0, 1), value=1.0)
+
+
+def _added(head: LowRankCEHead | TokenHead | CEHead) -> Tensor | None:
+    """The log u, (V,), that the head adds to its scores; a TokenHead's is a column of its table."""
+    if isinstance(head, LowRankCEHead):
+        return head.draw.log_q if head.spec.method == "semantic_prior" else None
+    return None if isinstance(head, TokenHead) else head.log_q
 
 
 class Exact:

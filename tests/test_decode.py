@@ -84,12 +84,16 @@ def test_text_in_and_text_out(tiny):
         list(decode.write(LanguageModel(tiny()), vocabulary, "", 1))
 
 
-@pytest.mark.parametrize("method", ["ce", *SAMPLED])
+HEADS = [*({"method": method} for method in ("ce", "ce_lowrank")), {"method": "ce", "log_unigram": True},
+         *({"method": method, "shared": 5} for method in SAMPLED)]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", HEADS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize("rows", [7, 1000])
-def test_exact_search_finds_the_best_scores(tiny, monkeypatch, method, rows):
+def test_exact_search_finds_the_best_scores(tiny, monkeypatch, settings, rows):
     monkeypatch.setattr(decode, "_ROWS", rows)
     torch.manual_seed(0)
-    head = LanguageModel(tiny(method, shared=5), torch.arange(300)).head
+    head = LanguageModel(tiny(**settings), torch.arange(300)).head
     hidden = torch.randn(6, 8)
     with torch.no_grad():
         expected = head.scores(hidden).topk(10)
