@@ -46,7 +46,7 @@ bench: install  ## step times of every method, in rounds of fresh processes, as 
 study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (5 hours)
 	$(BIN)/python tools/study.py
 
-stages: install  ## the second stages, texts and searches that notebook 07 shows (1 hour)
+stages: install  ## the second stages, texts and searches that notebook 07 shows (80 minutes)
 	$(BIN)/python tools/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
