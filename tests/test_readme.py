@@ -15,6 +15,7 @@ from scta_lite.paper import ROOT, claims
 from scta_lite.sweep import ratios
 
 README = (ROOT / "README.md").read_text()
+AMD = ROOT / "data" / "runs" / "amd-epyc-2-cores"
 
 
 def test_links_and_pictures_exist():
@@ -98,7 +99,7 @@ def test_the_three_stages_run(tmp_path, monkeypatch):
 
 
 def test_the_table_of_step_times_is_that_of_the_stored_rounds():
-    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench")
+    runs = load_runs(AMD / "bench")
     table = ratios(runs[runs.corpus != "zipf"], method="semantic", optimizer="rows")
     for run in table.itertuples():
         (line,) = re.findall(rf"^\| {style(run.method, run.optimizer)['label']} \|.*$", README, re.M)
@@ -109,7 +110,7 @@ def test_the_table_of_step_times_is_that_of_the_stored_rounds():
 
 
 def test_the_growth_in_prose_is_that_of_the_stored_rounds():
-    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench").query("optimizer == 'rows'")
+    runs = load_runs(AMD / "bench").query("optimizer == 'rows'")
     step = runs[runs.method == "semantic"].groupby([runs.corpus == "zipf", "vocab"]).step_ms.median()
     assert f"{step[False, 1_000_000] / step[False, 50_000]:.1f} times the time at 1M tokens as at 50K" in README
     assert f"{step[True, 5_000_000] / step[True, 50_000]:.1f} times at 5M" in README
@@ -144,7 +145,7 @@ QUALITY = {  # the columns of README's table, and the runs they are of
 
 
 def test_the_table_of_quality_is_that_of_the_stored_runs():
-    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "quality")
+    runs = load_runs(AMD / "quality")
     assert f"| | {' | '.join(QUALITY)} | unigram |" in README
     for vocab, of_vocab in runs.groupby("vocab"):
         columns = [of_vocab.query(which).full_vocab for which in QUALITY.values()]
@@ -156,7 +157,7 @@ def test_the_table_of_quality_is_that_of_the_stored_runs():
 
 
 def test_what_is_lost_and_gained_is_what_the_stored_runs_say():
-    runs = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores" / "quality")
+    runs = load_runs(AMD / "quality")
     said = " ".join(re.search(r"\*\*As published, what.*?\n\n.*?\n\n", README, re.S)[0].replace("**", "").split())
 
     def told(name, vocab):
@@ -195,7 +196,6 @@ STAGES = {  # the columns of README's table of alignment, and the runs they are 
     "plain, B": 'token_head == "plain" and not freeze',
     "random, B": 'token_head == "random" and not freeze',
 }
-AMD = ROOT / "data" / "runs" / "amd-epyc-2-cores"
 
 
 def stages_table():
