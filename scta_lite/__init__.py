@@ -5,10 +5,11 @@ import warnings
 from scta_lite import decode, evaluate, text
 from scta_lite.losses import contrastive_loss, cross_entropy, semantic_loss
 from scta_lite.paper import PAPER, published_epoch_losses, published_runs
-from scta_lite.result import Result
-from scta_lite.settings import grid
-from scta_lite.spec import Spec
-from scta_lite.sweep import load_runs, sweep
+from scta_lite.runs.result import Result
+from scta_lite.runs.settings import grid
+from scta_lite.runs.spec import Spec
+from scta_lite.runs.table import load_runs
+from scta_lite.sweep import sweep
 from scta_lite.tables import RowAdamW, VocabTable
 from scta_lite.train import load, train
 

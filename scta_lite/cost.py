@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from scta_lite import machine
-from scta_lite.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
+from scta_lite.runs import machine
+from scta_lite.runs.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from scta_lite.heads import CEHead, LowRankCEHead, TokenHead
 from scta_lite.model import LanguageModel
-from scta_lite.vocabulary import Vocabulary
+from scta_lite.text.vocabulary import Vocabulary
 
 _ROWS = 1 << 17  # vectors whose products are alive at a time
 

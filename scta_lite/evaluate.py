@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scta_lite.losses import log_unigram
-from scta_lite.spec import Spec
+from scta_lite.runs.spec import Spec
 
 HITS = (1, 5, 10)
 _SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times that within one chunk

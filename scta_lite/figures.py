@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from scta_lite.paper import PAPER, ROOT
+from scta_lite.paper import PAPER
 
-STYLE = ROOT / "figures" / "scta.mplstyle"
+STYLE = Path(__file__).with_name("scta.mplstyle")
 METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marker, line
     ("ce", "dense"): ("CE", "#D55E00", "o", "-"),
     ("semantic", "dense"): ("SEMANTIC", "#0072B2", "s", "--"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from scta_lite.losses import contrastive_loss, cosines, cross_entropy, log_q, log_unigram, uniform, weighted
-from scta_lite.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
+from scta_lite.runs.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 from scta_lite.tables import VocabTable
 
 TABLES = {"dense": nn.Embedding, "rows": VocabTable}

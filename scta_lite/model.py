@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from scta_lite.heads import HEADS, TABLES, TokenHead
-from scta_lite.spec import Spec
+from scta_lite.runs.spec import Spec
 
 
 class Untrained(nn.Embedding):

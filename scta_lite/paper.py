@@ -4,30 +4,11 @@ The paper is "OktoSemantic Training" (SCTA), A. P. de Oliveira, Zenodo 10.5281/z
 from `data/paper/`, whose columns `data/README.md` explains.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The repository's folder: data and notebooks are found from here, wherever Python was started."""
-
-
-# Runs that are equal in these do the same work, whatever their method.
-SAME_WORK = (
-    "machine",
-    "fingerprint",
-    "vocab",
-    "examples",
-    "batch",
-    "seq_len",
-    "epochs",
-    "hidden",
-    "precision",
-    "threads",
-)
-VERDICTS = ("supported", "partly", "not comparable", "contradicted", "open")
+from scta_lite.files import published
 
 
 @dataclass(frozen=True)
@@ -65,7 +46,8 @@ def published_runs() -> pd.DataFrame:
     runs = _read("runs.csv", {"gpu", "vocab", "method", "seconds", "viable"})
     runs["status"] = runs.pop("viable").map({True: "ok", False: "killed"})
     runs["step_ms"] = 1e3 * runs.seconds / (PAPER.epochs * (PAPER.examples // PAPER.batch))
-    return add_speedup(runs)
+    ce = runs[runs.method == "ce"].set_index(["machine", "vocab"]).seconds
+    return runs.assign(speedup=ce.loc[list(zip(runs.machine, runs.vocab, strict=True))].to_numpy() / runs.seconds)
 
 
 def published_epoch_losses() -> pd.DataFrame:
@@ -73,66 +55,8 @@ def published_epoch_losses() -> pd.DataFrame:
     return _read("epoch_losses.csv", {"gpu", "vocab", "method", "epoch", "first", "last"})
 
 
-def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds `speedup`: the seconds of CE, with a dense optimiser, for the same work over the row's own.
-
-    Null without such a run; the median where there are several.
-    """
-    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense")]
-    return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
-
-
-def same_work(runs: pd.DataFrame, reference: pd.DataFrame, column: str, *also: str) -> pd.Series:
-    """For each run, the median of `column` over the reference runs on the same machine, text and sizes, or null.
-
-    `also` names further columns that have to be equal.
-    """
-    keys = [name for name in (*SAME_WORK, *also) if name in runs]
-    work, its_work = ([str(row) for row in table[keys].itertuples(index=False)] for table in (runs, reference))
-    medians = reference[column].astype(float).groupby(its_work).median()
-    return pd.Series(work, index=runs.index).map(medians).astype(float)
-
-
-def claims() -> pd.DataFrame:
-    """The paper's claims C1 to C13 and its open questions F1 to F6, each with what our notebooks found.
-
-    `value` (measured), `verdict` and `why` come from `data/results/`, from the last notebook there that settles the
-    claim, which `settled_in` names; a claim that none settles yet is "open", with `notebook` the one that will.
-    """
-    table = pd.read_csv(ROOT / "data" / "paper" / "claims.csv").set_index("id")
-    found = {}
-    for path in sorted((ROOT / "data" / "results").glob("*.json")):
-        for claim, finding in json.loads(path.read_text())["claims"].items():
-            found[claim] = {**finding, "settled_in": path.stem}
-    findings = pd.DataFrame.from_dict(found, orient="index", columns=["verdict", "value", "why", "settled_in"])
-    return table.join(findings).fillna({"verdict": "open"}).reset_index()
-
-
-def settle(notebook: str, findings: dict[str, tuple[str, str, str]], *, save: bool) -> pd.DataFrame:
-    """A notebook's verdicts as a table: `findings` maps a claim's id to (verdict, measured value, one sentence why).
-
-    With `save` they are written to `data/results/<notebook>.json`, where `claims` finds them. ValueError for a verdict
-    that is not one of VERDICTS, or a claim that the paper does not make.
-    """
-    known = set(pd.read_csv(ROOT / "data" / "paper" / "claims.csv").id)
-    for claim, (verdict, *_) in findings.items():
-        if verdict not in VERDICTS or claim not in known:
-            raise ValueError(f"{claim}={verdict!r}: expected one of C1 … F6 and a verdict of {', '.join(VERDICTS)}")
-    found = {claim: dict(zip(("verdict", "value", "why"), finding, strict=True)) for claim, finding in findings.items()}
-    if save:
-        path = ROOT / "data" / "results" / f"{notebook}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"claims": found}, indent=1, ensure_ascii=False) + "\n")
-    return pd.DataFrame.from_dict(found, orient="index")
-
-
 def _read(name: str, columns: set[str]) -> pd.DataFrame:
-    path = ROOT / "data" / "paper" / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"data/paper/{name} is missing: expected the paper's table in a clone of the repository"
-        )
-    table = pd.read_csv(path)
+    table = pd.read_csv(published(name))
     if missing := columns - set(table):
         raise ValueError(f"data/paper/{name}: the columns {sorted(missing)} are missing")
     return table.assign(method=table.method.str.lower()).rename(columns={"gpu": "machine"})

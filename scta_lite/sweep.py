@@ -20,11 +20,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from scta_lite import cost, machine, text
-from scta_lite.paper import PAPER, ROOT, add_speedup, same_work
-from scta_lite.result import writable
-from scta_lite.settings import add_arguments, arguments, grid
-from scta_lite.spec import Spec
+from scta_lite import cost, text
+from scta_lite.files import ROOT, writable
+from scta_lite.paper import PAPER
+from scta_lite.runs import machine
+from scta_lite.runs.settings import add_arguments, arguments, grid
+from scta_lite.runs.spec import Spec
+from scta_lite.runs.table import add_speedup, ratios
 from scta_lite.train import unfinished
 
 FINAL = ("ok", "out_of_memory")  # a run with another status is tried again: memory may have become free since
@@ -73,24 +75,6 @@ def sweep(
     return add_speedup(pd.DataFrame([json.loads(path.read_text()) for path in paths]))
 
 
-def load_runs(folder: str | Path) -> pd.DataFrame:
-    """All runs in the folder, one row each, with `speedup` over CE's run of the same work on the same machine.
-
-    FileNotFoundError if the folder holds none; ValueError names a file that is not a run.
-    """
-    paths = sorted(Path(folder).glob("*.json"))
-    if not paths:
-        raise FileNotFoundError(f"folder={str(folder)!r}: no runs (*.json) are here; scta_lite.sweep writes them")
-    try:
-        runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
-    except ValueError as error:
-        raise ValueError(f"{path.name}: not a run's file ({error})") from None
-    without = runs.get("status", pd.Series(None, runs.index)).isna()
-    if without.any():
-        raise ValueError(f"{paths[without.argmax()].name}: not a run's file: it has no status")
-    return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
-
-
 def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:
     """One run in a process of its own; its file stands in `folder` afterwards, whatever became of it."""
     corpus = text.load(spec.corpus, progress=False)
@@ -120,23 +104,6 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
         memory = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB were free"
         reason = f"{how} after step {step} of {steps}; {memory}"
         unfinished(spec, corpus, "killed" if killed else "failed", reason, free_memory_bytes=free).save(folder)
-
-
-def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:
-    """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
-
-    One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and
-    the medians of the phases.
-    """
-    keys = ["vocab", "method", "optimizer"]
-    phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
-    runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
-    reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]
-    of_round = same_work(runs, reference, "step_ms", "seed")
-    groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False)
-    columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
-               for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
-    return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
 
 
 def _watch(pending: dict, progress: bool) -> None:

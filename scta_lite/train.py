@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scta_lite import cost, evaluate, machine, text
+from scta_lite import cost, evaluate, text
 from scta_lite.evaluate import HeldOut
+from scta_lite.files import writable
+from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
-from scta_lite.result import CHECKPOINT, Result, writable
-from scta_lite.settings import add_arguments
-from scta_lite.spec import Spec
-from scta_lite.timing import Progress
-from scta_lite.training import Training
+from scta_lite.runs import machine
+from scta_lite.runs.result import CHECKPOINT, Result
+from scta_lite.runs.settings import add_arguments
+from scta_lite.runs.spec import Spec
+from scta_lite.runs.timing import Progress
 
 
 def train(

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scta_lite import Spec, cost, machine, published_runs
+from scta_lite import Spec, cost, published_runs
+from scta_lite.loop import optimizers
 from scta_lite.model import LanguageModel
-from scta_lite.spec import METHODS
-from scta_lite.training import optimizers
+from scta_lite.runs import machine
+from scta_lite.runs.spec import METHODS
 
 NO_PARAMETERS = ("rank", "draw.log_q", "draw.cumulative")
 

@@ -7,7 +7,7 @@ from conftest import CHAT
 
 from scta_lite import decode, text
 from scta_lite.model import LanguageModel
-from scta_lite.spec import SAMPLED
+from scta_lite.runs.spec import SAMPLED
 
 PROMPT = torch.tensor([3, 1, 4, 1, 5])
 

@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
-from scta_lite import figures, published_runs, spec
+from scta_lite import figures, published_runs
 from scta_lite.figures import METHODS
+from scta_lite.runs import spec
 
 
 def lines(figure):

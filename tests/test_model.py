@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scta_lite.heads import LowRankCEHead
 from scta_lite.losses import cosines, log_q, log_unigram, uniform
 from scta_lite.model import LanguageModel
-from scta_lite.spec import SAMPLED, SAMPLERS
+from scta_lite.runs.spec import SAMPLED, SAMPLERS
 
 
 def build(spec, seed=0):

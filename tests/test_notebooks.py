@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from scta_lite import figures, published_runs
-from scta_lite.paper import ROOT
+from scta_lite.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SWEEP = ROOT / "notebooks" / "03_sweep.ipynb"

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from scta_lite import PAPER, Spec, paper, published_epoch_losses, published_runs
+from scta_lite import PAPER, Spec, files, published_epoch_losses, published_runs
 
 
 def test_settings_are_the_defaults_of_a_run():
@@ -28,7 +28,7 @@ def test_published_tables_are_whole():
 
 
 def test_a_missing_table_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(paper, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"data/paper/runs\.csv is missing"):
         published_runs()
     (tmp_path / "data/paper").mkdir(parents=True)
@@ -42,30 +42,3 @@ def test_speedup_is_against_ce_on_the_same_machine_and_vocabulary():
     for run in runs[runs.status == "ok"].itertuples():
         ce = runs[(runs.machine == run.machine) & (runs.vocab == run.vocab) & (runs.method == "ce")].seconds.item()
         assert run.speedup == pytest.approx(ce / run.seconds, nan_ok=True)
-
-
-def test_claims_are_whole_and_open_until_settled(monkeypatch, tmp_path):
-    (tmp_path / "data/paper").mkdir(parents=True)
-    (tmp_path / "data/paper/claims.csv").write_text((paper.ROOT / "data/paper/claims.csv").read_text())
-    monkeypatch.setattr(paper, "ROOT", tmp_path)
-    claims = paper.claims()
-    assert claims.id.tolist() == [f"C{i}" for i in range(1, 14)] + [f"F{i}" for i in range(1, 7)]
-    assert set(claims.verdict) == {"open"}
-    finding = {"C3": ("partly", "488×", "Because.")}
-    assert paper.settle("01_x", finding, save=False).loc["C3", "verdict"] == "partly"
-    assert set(paper.claims().verdict) == {"open"}  # nothing was written
-    paper.settle("01_x", finding, save=True)
-    paper.settle("05_y", {"C3": ("supported", "5×", "Later notebooks know more.")}, save=True)
-    settled = paper.claims().set_index("id").loc["C3"]
-    assert settled[["verdict", "value", "settled_in"]].tolist() == ["supported", "5×", "05_y"]
-
-
-@pytest.mark.parametrize("finding", [{"C3": ("true", "", "")}, {"C99": ("open", "", "")}])
-def test_unknown_verdicts_and_claims(finding):
-    with pytest.raises(ValueError, match="expected one of C1 … F6 and a verdict of supported, partly"):
-        paper.settle("x", finding, save=False)
-
-
-def test_committed_results_are_of_known_notebooks():
-    for path in (paper.ROOT / "data" / "results").glob("*.json"):
-        assert (paper.ROOT / "notebooks" / f"{path.stem}.ipynb").is_file()

@@ -10,9 +10,10 @@ import pytest
 from conftest import CHAT
 
 from scta_lite import PAPER, load_runs
+from scta_lite.claims import claims
 from scta_lite.figures import style
-from scta_lite.paper import ROOT, claims
-from scta_lite.sweep import ratios
+from scta_lite.files import ROOT
+from scta_lite.runs.table import ratios
 
 README = (ROOT / "README.md").read_text()
 AMD = ROOT / "data" / "runs" / "amd-epyc-2-cores"
@@ -37,20 +38,28 @@ def test_make_targets_exist():
     assert {"help", "demo", "lab", "test", "lint", "notebooks", "bench"} <= targets
 
 
+def reading_order():
+    """The modules as README's table lists them, and the file of each."""
+    table = re.search(r"The package reads.*?\n\n.*?\n\n", README, re.S)[0]
+    return re.findall(r"`([\w/]*[\w])`", table.partition("\n\n")[2])
+
+
 def test_every_module_is_in_the_reading_order():
-    named = re.search(r"The package reads.*?\n\n", README, re.S)[0]
-    modules = {p.stem for p in (ROOT / "scta_lite").glob("[a-z]*.py")}
-    assert modules == set(re.findall(r"`(\w+)`", named))
+    modules = {p.relative_to(ROOT / "scta_lite").with_suffix("").as_posix()
+               for p in (ROOT / "scta_lite").rglob("[a-z]*.py")}  # fmt: skip
+    assert modules == set(reading_order())
 
 
 def test_modules_import_only_from_those_above():
-    order = re.findall(r"`(\w+)`", re.search(r"The package reads.*?\n\n", README, re.S)[0])
-    for path in (ROOT / "scta_lite").glob("[a-z]*.py"):
-        text = path.read_text()
-        used = set(re.findall(r"^from scta_lite\.(\w+) import", text, re.M))
-        for names in re.findall(r"^from scta_lite import (.*)$", text, re.M):
-            used |= set(names.split(", "))
-        assert all(order.index(name) < order.index(path.stem) for name in used), path.stem
+    order = reading_order()
+    last = {name.split("/")[0]: i for i, name in enumerate(order)}  # a folder counts as the last of its modules
+    for here, name in enumerate(order):
+        text = (ROOT / "scta_lite" / f"{name}.py").read_text()
+        used = [module.replace(".", "/") for module in re.findall(r"^from scta_lite\.([\w.]+) import", text, re.M)]
+        for folder, names in re.findall(r"^from scta_lite(?:\.(\w+))? import (.*)$", text, re.M):
+            used += [f"{folder}/{module}" if folder else module for module in names.split(", ")]
+        places = [order.index(module) if module in order else last.get(module, -1) for module in used]
+        assert all(place < here for place in places), name
 
 
 def test_conda_and_pip_install_the_same():
@@ -73,7 +82,7 @@ def test_help_explains_every_setting(module):
 
 
 def test_data_dictionary_knows_every_field():
-    from scta_lite.result import Result
+    from scta_lite.runs.result import Result
 
     dictionary = (ROOT / "data" / "README.md").read_text()
     for name in Result.__dataclass_fields__:

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from scta_lite import Result, Spec, grid
-from scta_lite.settings import arguments, parameters
+from scta_lite.runs.settings import arguments, parameters
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [
@@ -98,7 +98,7 @@ def test_grid_knows_its_settings():
 def test_arguments_round_trip():
     from argparse import ArgumentParser
 
-    from scta_lite.settings import add_arguments
+    from scta_lite.runs.settings import add_arguments
 
     spec = Spec(method="semantic", vocab=777, betas=(0.5, 0.9), evaluate=True, corpus='a "b" c.json', budget_s=1.5)
     parser = ArgumentParser()

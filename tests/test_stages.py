@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import Spec, load, text, timing, train
+from scta_lite import Spec, load, text, train
 from scta_lite.evaluate import best_scale, metrics
 from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
-from scta_lite.spec import SAMPLED
+from scta_lite.runs import timing
+from scta_lite.runs.spec import SAMPLED
 
 SETTINGS = {"corpus": str(CHAT), "vocab": 400, "semantic_dim": 8, "hidden": 16, "shared": 20, "lr": 1e-2, "epochs": 3}
 

@@ -13,8 +13,8 @@ from conftest import CHAT
 
 from scta_lite import Spec, grid, load_runs, sweep
 from scta_lite import cost as cost_module
-from scta_lite.paper import ROOT
-from scta_lite.sweep import ratios
+from scta_lite.files import ROOT
+from scta_lite.runs.table import ratios
 
 ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
 

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scta_lite import RowAdamW, VocabTable, heads, load, tables, train
+from scta_lite.loop import optimizers
 from scta_lite.losses import log_uniform, uniform
 from scta_lite.model import LanguageModel
-from scta_lite.spec import METHODS, SAMPLED
-from scta_lite.training import optimizers
+from scta_lite.runs.spec import METHODS, SAMPLED
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.1}
 

@@ -8,7 +8,8 @@ import reference
 from conftest import CHAT
 
 from scta_lite import text
-from scta_lite.vocabulary import LONGEST, UNKNOWN, learn, split
+from scta_lite.text import corpus
+from scta_lite.text.vocabulary import LONGEST, UNKNOWN, learn, split
 
 TALK = ["the cat sat on the mat. the cat sat on the hat. ", "the dog sat on the mat, the dog and the cat. \n\nthe end"]
 
@@ -177,8 +178,8 @@ def test_a_changed_file_is_another_corpus(tmp_path):
 
 def test_paragraphs_are_kept_once():
     licence, seen, left_out = "All rights reserved. " * 5, set(), Counter()
-    first = text._without_repeats(f"one\n\n{licence}\n\ntwo", seen, left_out)
-    second = text._without_repeats(f"three\n\n{licence}\n\none", seen, left_out)
+    first = corpus._without_repeats(f"one\n\n{licence}\n\ntwo", seen, left_out)
+    second = corpus._without_repeats(f"three\n\n{licence}\n\none", seen, left_out)
     assert licence in first
     assert second == "three\n\none"  # a short paragraph may come again
     assert left_out == {"paragraph that stood before": 1}

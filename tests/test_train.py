@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import evaluate, load, machine, text, timing, train
+from scta_lite import evaluate, load, text, train
+from scta_lite.files import ROOT
 from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
-from scta_lite.paper import ROOT
+from scta_lite.runs import machine, timing
 
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])

@@ -7,8 +7,8 @@ runs/bench, and those that are there are not run again; `tools/bench.py DIR` kee
 import sys
 
 from scta_lite import PAPER, Spec, sweep
-from scta_lite.paper import ROOT
-from scta_lite.sweep import ratios
+from scta_lite.files import ROOT
+from scta_lite.runs.table import ratios
 
 METHODS = [  # method, optimizer, then steps and rounds up to V = 200K, and at 1M
     ("backbone", "dense", (30, 10), (30, 10)),

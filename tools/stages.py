@@ -17,8 +17,7 @@ from study import CHOSEN, saved
 from tqdm import tqdm
 
 from scta_lite import Spec, decode, sweep, text
-from scta_lite.paper import ROOT
-from scta_lite.result import replace_file
+from scta_lite.files import ROOT, replace_file
 
 FOLDER = ROOT / "runs" / "stages"
 CE, PRIOR, PUBLISHED = CHOSEN[:3]

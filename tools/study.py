@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from scta_lite import PAPER, Spec, load, sweep, text, train
+from scta_lite.files import ROOT
 from scta_lite.model import LanguageModel
-from scta_lite.paper import ROOT
 
 EVALUATED = {"evaluate": True, "eval_every": 200}
 TRIED = {"steps": 400, "vocab": 8192, "threads": 1, **EVALUATED}

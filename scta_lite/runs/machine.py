@@ -15,7 +15,7 @@ from time import perf_counter
 
 import torch
 
-from scta_lite.paper import ROOT
+from scta_lite.files import in_clone
 
 try:
     import pynvml
@@ -179,7 +179,8 @@ def _commit() -> str | None:
     """The commit of the code that ran, with "+" if files differ from it; None outside a clone."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", in_clone(), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "scta_lite") else "")

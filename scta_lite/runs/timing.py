@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scta_lite.machine import finish
+from scta_lite.runs.machine import finish
 
 Progress = Callable[[int, int, float | None], None]  # step, steps, loss
 _SHOW_EVERY = 1.0  # seconds

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from itertools import product
 from typing import Any
 
-from scta_lite.spec import PLAIN, TUNED, Spec
+from scta_lite.runs.spec import PLAIN, TUNED, Spec
 
 
 def grid(**settings: Any) -> list[Spec]:

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scta_lite import machine
 from scta_lite.evaluate import HeldOut
 from scta_lite.heads import CEHead
 from scta_lite.model import LanguageModel
-from scta_lite.result import loss_summary
-from scta_lite.spec import Spec
+from scta_lite.runs import machine
+from scta_lite.runs.result import loss_summary
+from scta_lite.runs.spec import Spec
+from scta_lite.runs.timing import Clock, Progress, StepTimer, Ticker
 from scta_lite.tables import RowAdamW, VocabTable
-from scta_lite.timing import Clock, Progress, StepTimer, Ticker
 
 
 class Training:

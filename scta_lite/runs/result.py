@@ -1,16 +1,15 @@
-"""What one run found: `Result`, which is one JSON file, and the writing of files whole or not at all."""
+"""What one run found: `Result`, which is one JSON file."""
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scta_lite.spec import Spec
+from scta_lite.files import replace_file
+from scta_lite.runs.spec import Spec
 
 CHECKPOINT = ".checkpoint.safetensors"  # how the name of a run's unfinished state ends
 AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
@@ -112,24 +111,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes the file so that a reader, or a crash, never meets half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def writable(folder: str | Path) -> Path:
-    """The folder, made if it was not there; OSError if no file can be written into it."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder.resolve()
-    except OSError as error:
-        raise OSError(f"out folder {str(folder)!r}: cannot be written ({error.strerror})") from None

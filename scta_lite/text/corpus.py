@@ -24,11 +24,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scta_lite import vocabulary
-from scta_lite.chat import sharegpt
+from scta_lite.files import replace_file
 from scta_lite.losses import log_uniform
-from scta_lite.result import replace_file
-from scta_lite.vocabulary import Vocabulary
+from scta_lite.text.chat import sharegpt
+from scta_lite.text.vocabulary import Vocabulary, learn
 
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
@@ -151,7 +150,7 @@ def _build(folder: Path, documents: list[str], left_out: Counter, corpus: str, p
     cut = max(1, round(HELD_OUT * len(ordered)))
     parts = [document + "\n\n" for document in ordered]
     shown = tqdm(parts[cut:], "splitting it into words", unit=" documents", disable=not progress)
-    entries, (train, heldout) = vocabulary.learn(shown, parts[:cut])
+    entries, (train, heldout) = learn(shown, parts[:cut])
     about = {
         "fingerprint": hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:12],
         "documents": len(ordered), "held_out_documents": cut, "characters": characters,

@@ -1,0 +1,50 @@
+"""Where the project's files are, and the writing of files whole or not at all.
+
+The package is installed with the paper's tables and the figures' style. The notebooks, the stored runs and what the
+notebooks found lie in a clone of the repository alone.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_CLONE = (_PACKAGE.parent / "data" / "paper").is_dir()
+ROOT = _PACKAGE.parent if _CLONE else Path.cwd()
+"""The repository's folder, wherever Python was started; outside a clone the folder in which it was started."""
+
+
+def published(name: str) -> Path:
+    """The paper's table of that name: in a clone in data/paper/, which an installed package holds as published/."""
+    folder = ROOT / "data" / "paper" if _CLONE else _PACKAGE / "published"
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder.parent.name}/{folder.name}/{name} is missing: expected the paper's table")
+    return folder / name
+
+
+def in_clone(*parts: str) -> Path:
+    """A path in the repository; FileNotFoundError where the package was installed without it."""
+    if not _CLONE:
+        raise FileNotFoundError(f"{'/'.join(parts)} is not installed: expected a clone of the repository")
+    return ROOT.joinpath(*parts)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes the file so that a reader, or a crash, never meets half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def writable(folder: str | Path) -> Path:
+    """The folder, made if it was not there; OSError if no file can be written into it."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder.resolve()
+    except OSError as error:
+        raise OSError(f"out folder {str(folder)!r}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,75 @@
+"""The runs of a folder as one table, and what is read from it: equal work, speedups, and ratios round by round."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+# Runs that are equal in these do the same work, whatever their method.
+SAME_WORK = (
+    "machine",
+    "fingerprint",
+    "vocab",
+    "examples",
+    "batch",
+    "seq_len",
+    "epochs",
+    "hidden",
+    "precision",
+    "threads",
+)
+
+
+def load_runs(folder: str | Path) -> pd.DataFrame:
+    """All runs in the folder, one row each, with `speedup` over CE's run of the same work on the same machine.
+
+    FileNotFoundError if the folder holds none; ValueError names a file that is not a run.
+    """
+    paths = sorted(Path(folder).glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"folder={str(folder)!r}: no runs (*.json) are here; scta_lite.sweep writes them")
+    try:
+        runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
+    except ValueError as error:
+        raise ValueError(f"{path.name}: not a run's file ({error})") from None
+    without = runs.get("status", pd.Series(None, runs.index)).isna()
+    if without.any():
+        raise ValueError(f"{paths[without.argmax()].name}: not a run's file: it has no status")
+    return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
+
+
+def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
+    """Adds `speedup`: the seconds of CE, with a dense optimiser, for the same work over the row's own.
+
+    Null without such a run; the median where there are several.
+    """
+    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense")]
+    return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
+
+
+def same_work(runs: pd.DataFrame, reference: pd.DataFrame, column: str, *also: str) -> pd.Series:
+    """For each run, the median of `column` over the reference runs on the same machine, text and sizes, or null.
+
+    `also` names further columns that have to be equal.
+    """
+    keys = [name for name in (*SAME_WORK, *also) if name in runs]
+    work, its_work = ([str(row) for row in table[keys].itertuples(index=False)] for table in (runs, reference))
+    medians = reference[column].astype(float).groupby(its_work).median()
+    return pd.Series(work, index=runs.index).map(medians).astype(float)
+
+
+def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:
+    """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
+
+    One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and
+    the medians of the phases.
+    """
+    keys = ["vocab", "method", "optimizer"]
+    phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
+    runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
+    reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]
+    of_round = same_work(runs, reference, "step_ms", "seed")
+    groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False)
+    columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
+               for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
+    return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
