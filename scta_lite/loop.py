@@ -19,11 +19,12 @@ from torch import Tensor
 from scta_lite.evaluate import HeldOut
 from scta_lite.heads import CEHead
 from scta_lite.model import LanguageModel
+from scta_lite.optim import RowAdamW
 from scta_lite.runs import machine
 from scta_lite.runs.result import loss_summary
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.timing import Clock, Progress, StepTimer, Ticker
-from scta_lite.tables import RowAdamW, VocabTable
+from scta_lite.tables import VocabTable
 
 
 class Training:
@@ -97,7 +98,7 @@ class Training:
             state.setdefault(int(i), {})[key] = tensors.pop(name)
         dense.load_state_dict({"state": state, "param_groups": dense.state_dict()["param_groups"]})
         for optimizer in rows:
-            optimizer.load_state_dict({name[5:]: value for name, value in tensors.items() if name.startswith("rows.")})
+            optimizer.restore({name[5:]: value for name, value in tensors.items() if name.startswith("rows.")})
         with torch.no_grad():
             self.losses[: self.done] = tensors["losses"]
             for name, parameter in self.model.named_parameters():
@@ -110,7 +111,7 @@ class Training:
             "generator": self.generator.get_state(),
             **{f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()},
             **{f"dense.{i}.{key}": x for i, of in dense.state_dict()["state"].items() for key, x in of.items()},
-            **{f"rows.{name}": x for optimizer in rows for name, x in optimizer.state_dict().items()},
+            **{f"rows.{name}": x for optimizer in rows for name, x in optimizer.snapshot().items()},
         }
 
     def _step(self, batch: Tensor) -> None:

@@ -2,6 +2,11 @@
 
 import math
 
+import torch
+from torch import nn
+
+from scta_lite import RowAdamW, VocabTable
+
 
 def cross_entropy(hidden, weight, target) -> float:
     """Mean over positions of -log softmax(W h)[y]."""
@@ -52,3 +57,12 @@ def metrics(scores: list[list[float]], targets: list[int]) -> dict:
         ranks.append(sum(s >= row[y] for s in row))
     found = {"nll": nll / len(targets), "mrr": sum(1 / rank for rank in ranks) / len(ranks)}
     return found | {f"hit@{k}": sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)}
+
+
+def twins(rows, dim, dtype=torch.float64, **settings):
+    """A VocabTable and an nn.Embedding with equal rows, each with its AdamW."""
+    torch.manual_seed(0)
+    table, dense = VocabTable(rows, dim).to(dtype), nn.Embedding(rows, dim, dtype=dtype)
+    dense.weight.data.copy_(table.weight)
+    settings = {"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.1} | settings
+    return (table, RowAdamW([table], **settings)), (dense, torch.optim.AdamW(dense.parameters(), **settings))

@@ -1,0 +1,360 @@
+"""`RowAdamW`: what torch's AdamW does to dense tables, at the cost of the rows that a step reads.
+
+A dense AdamW moves all V rows at every step, those without a gradient too: their momentum goes on, and so does their
+decay. RowAdamW makes those moves up at once, when a row is next read. Let lr_j and λ_j = lr_j · weight_decay be what
+step j used, and a row, with moments m and v, be last current after step s. AdamW's steps s+1 … t without a gradient sum
+up to (derived in notebook 05)
+
+    w ← P(s,t) [w - A · m / (√v + B/A)],    m ← β1^(t-s) m,    v ← β2^(t-s) v,
+
+    P(s,t) = Π_{j=s+1…t} (1-λ_j),    r = β1/√β2,    a(j) = lr_j √(1-β2^j) / (1-β1^j),
+
+    A = Σ_{j=s+1…t} r^(j-s) a(j) / P(s,j),    B = ε Σ_{j=s+1…t} (r/√β2)^(j-s) a(j) √(1-β2^j) / P(s,j).
+
+A and B depend on s alone, not on the row: each step adds a term to those of the last few hundred s, and all that is
+older is final. The rates may change from step to step, by any scheduler. The sums are exact for ε = 0; ε itself is met
+by its mean over the missed steps. Where |g| ≫ ε that is exact to first order; where |g| ≪ ε a row read once moves
+wrongly by 11% if that was at step 1, 1% at step 31, 0.013% at step 501, and never by more.
+
+Nothing waits for a GPU; nothing has V rows but the tables, their moments, and one integer a row. Left out: betas that
+change, AMSGrad, maximize, and gradient scaling.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.adamw import adamw  # listed as public in the module; a test says so, and that it is AdamW's step
+
+from scta_lite.tables import Borrowed, VocabTable, distinct, merged
+
+_FLUSHED = 1 << 14  # rows brought up to date at a time
+_NOTHING = 1e-18  # of a sum, a share that no float64 shows
+
+
+class RowAdamW(torch.optim.Optimizer):
+    """AdamW over `VocabTable`s at the cost of the rows used; a `torch.optim.Optimizer`, for schedulers and all.
+
+    `tables`: VocabTables, or groups `{"params": tables, "lr": …}`. The look-ups of a table between two steps are
+    merged, each with the gradient that its backward passes gave it. `step` moves their rows and uses their gradients
+    up: without a `zero_grad` they do not add up over steps, as those of a dense table would. `touched` gives the rows
+    to move, for clipping. `flush` brings every row up to date, which reading `table.weight` does too. A table keeps no
+    hold of its optimizer, and the last one made over it has it: flush before letting that go.
+
+    ValueError for settings outside AdamW's range, for betas for which the missed steps have no finite sum, and for
+    betas that change; RuntimeError for a backward pass through rows that were read before the last step.
+
+    >>> table = VocabTable(1_000_000, 2)
+    >>> optimizer = RowAdamW([table], lr=0.1)
+    >>> scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    >>> table(torch.tensor([3, 14])).square().sum().backward()
+    >>> norm = torch.nn.utils.clip_grad_norm_(optimizer.touched(), 1.0)
+    >>> optimizer.step()
+    >>> scheduler.step()
+    >>> optimizer.zero_grad()
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[VocabTable] | Iterable[dict],
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
+        if isinstance(tables, VocabTable):
+            raise ValueError(f"tables={tables!r}: expected a list of VocabTables")
+        self._ledgers: dict[Tensor, _Ledger] = {}
+        super().__init__(tables, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict) -> None:
+        """Adds VocabTables with settings of their own; what is not said is as for the others."""
+        tables = param_group["params"]
+        tables = [tables] if isinstance(tables, VocabTable) else list(tables)
+        if not all(isinstance(table, VocabTable) for table in tables) or len(set(tables)) < len(tables):
+            raise ValueError(f"tables={tables!r}: expected VocabTables, each once")
+        _checked({**self.defaults, **param_group})
+        super().add_param_group({**param_group, "params": [table.stored for table in tables]})
+        for table in tables:
+            if (earlier := table.owner()) is not None:  # a table has one optimizer, the last
+                earlier.flush()
+                earlier._let_go(table)
+            self._adopt(table, self.param_groups[-1])
+
+    def owns(self, table: VocabTable) -> bool:
+        """Whether this optimizer has the table."""
+        return table.stored in self._ledgers
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets the gradients that no step has used, or sets them to 0: then their tables' rows go on moving."""
+        for ledger in self._ledgers.values():
+            for rows in ledger.used.values():
+                rows.w.grad = None if set_to_none else torch.zeros_like(rows.w)
+            ledger.zeros = ledger.had_gradient and not set_to_none
+            if set_to_none:
+                ledger.used.clear()
+                ledger.had_gradient = False
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of AdamW on every table that has a gradient; its rows that were not read make it up later."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moving = [(group, self._ledgers[stored]) for group in self.param_groups for stored in group["params"]]
+        moving = [(group, ledger) for group, ledger in moving if ledger.used or ledger.zeros]
+        settings = [_checked(group, ledger) for group, ledger in moving]  # before anything moves
+        for (_, ledger), values in zip(moving, settings, strict=True):
+            _move(ledger, *values)
+        return loss
+
+    def touched(self) -> list[Tensor]:
+        """For each table with a gradient the rows that the next step moves, (U, dim), `.grad` their gradient.
+
+        Look-ups of a table are merged, so that the gradient's norm is that of a dense table. To change `.grad` is to
+        change the step.
+        """
+        return [ledger.rows().w for ledger in self._ledgers.values() if ledger.used]
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Makes up all missed steps of all rows; a pass over the tables, at most one for each step."""
+        for ledger in self._ledgers.values():
+            table = ledger.table
+            if table.behind:
+                for ids in torch.arange(table.rows, device=table.stored.device).split(_FLUSHED):
+                    ledger.give_back(ledger.current(ids))
+                table.behind = False
+
+    def state_dict(self) -> dict:
+        """What `torch.optim.AdamW` over dense tables gives, whose place it can take: step, exp_avg, exp_avg_sq.
+
+        All rows are brought up to date first. The rows themselves are in the model's state_dict.
+        """
+        self.flush()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes the state of a RowAdamW, or of torch's AdamW, over tables of the same sizes in the same order."""
+        for i, ledger in enumerate(self._ledgers.values()):
+            for name in ("exp_avg", "exp_avg_sq"):
+                found = state_dict["state"].get(i, {}).get(name)
+                if found is not None and found.shape != (ledger.table.rows, ledger.table.dim):
+                    expected = (ledger.table.rows, ledger.table.dim)
+                    raise ValueError(f"{name} of shape {tuple(found.shape)}: expected {expected}")
+        self.flush()
+        super().load_state_dict(state_dict)  # which calls __setstate__
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The tables and all that the optimizer keeps as they stand, some rows behind: the tensors themselves, by name.
+
+        A training that goes on from it is the same bit by bit, where `state_dict` would round the rows once more.
+        """
+        begun = [ledger for ledger in self._ledgers.values() if ledger.begun]
+        return {f"{i}.{name}": x for i, ledger in enumerate(begun) for name, x in ledger.tensors().items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what `snapshot` gave, of tables of the same sizes in the same order."""
+        for i, ledger in enumerate(self._ledgers.values()):
+            mine = {name.partition(".")[2]: x for name, x in tensors.items() if name.startswith(f"{i}.")}
+            if mine:
+                self._begin(ledger, steps=int(mine["step"]))
+                ledger.restore(mine)
+
+    def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
+        """Rows (…, dim) of ids (…), current, whose gradient `step` will use; `table(ids)` calls this."""
+        ledger = self._ledgers[table.stored]
+        if not ledger.begun:
+            self._begin(ledger)
+        once, places = distinct(ids.long(), pad=table.rows)
+        with torch.no_grad():
+            rows = ledger.current(once)
+        read = ledger.steps
+
+        def use(w: Tensor) -> None:
+            if ledger.steps != read:
+                raise RuntimeError(
+                    f"rows read after step {read}: expected their backward pass before step {ledger.steps}"
+                )
+            ledger.used[id(w)], ledger.had_gradient = rows, True
+
+        rows.w.requires_grad_().register_post_accumulate_grad_hook(use)  # what no backward pass reaches is let go
+        return rows.w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
+
+    def __getstate__(self) -> dict:
+        self.flush()
+        return {**super().__getstate__(), "tables": [ledger.table for ledger in self._ledgers.values()]}
+
+    def __setstate__(self, state: dict) -> None:
+        tables = state.get("tables", [])  # of a copy; load_state_dict gives none
+        super().__setstate__({name: value for name, value in state.items() if name != "tables"})
+        if tables:
+            self._ledgers = {}
+        by_stored = {table.stored: table for table in tables}
+        for group in self.param_groups:
+            for stored in group["params"]:
+                table = by_stored[stored] if tables else self._ledgers[stored].table
+                self._adopt(table, group)
+                if found := self.state.get(stored):
+                    self._begin(self._ledgers[stored], found, steps=int(found["step"]))
+
+    def _adopt(self, table: VocabTable, group: dict) -> None:
+        table.optimizer, table.behind = weakref.ref(self), False
+        self._ledgers[table.stored] = _Ledger(table, tuple(group["betas"]))
+
+    def _let_go(self, table: VocabTable) -> None:
+        for group in self.param_groups:
+            group["params"] = [stored for stored in group["params"] if stored is not table.stored]
+        self.state.pop(table.stored, None)
+        del self._ledgers[table.stored]
+
+    def _begin(self, ledger: "_Ledger", found: dict | None = None, steps: int = 0) -> None:
+        """Makes the moments, or takes those `found`, after so many steps; `state` shows them as AdamW's does."""
+        ledger.begin(steps)
+        shown = {"step": ledger.step, "exp_avg": ledger.m[:-1], "exp_avg_sq": ledger.v[:-1]}
+        if found:
+            for name, mine in shown.items():
+                mine.copy_(torch.as_tensor(found[name]))
+        self.state[ledger.table.stored] = shown
+
+
+@dataclass
+class _Ledger:
+    """What RowAdamW keeps of one table; `begin` makes its tensors, on the table's device, when they are first used."""
+
+    table: VocabTable
+    betas: tuple[float, float]  # which may not change
+    used: dict[int, Borrowed] = field(default_factory=dict)  # look-ups that a backward pass gave a gradient
+    had_gradient: bool = False  # since the last zero_grad to None
+    zeros: bool = False  # the gradients were set to 0: without a look-up a step moves the rows all the same
+    begun: bool = False
+    steps: int = 0  # steps done, as `step` has it, without asking the device
+    log_kept: float = 0.0  # Σ ln(1-λ_j) over them
+
+    def begin(self, steps: int) -> None:
+        stored = self.table.stored
+        self.begun, self.steps = True, steps
+        self.m, self.v = torch.zeros_like(stored), torch.zeros_like(stored)  # (rows + 1, dim)
+        self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
+        self.step = stored.new_full((), steps, dtype=torch.float32)
+        self.sums = stored.new_zeros(3, steps + 1024, dtype=torch.float64)  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
+        self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
+        self.beta2 = self.rounded(self.betas[1])
+        self.powers = stored.new_zeros(2, 0, dtype=torch.float64)  # of r and of r/√β2: …, second, first
+
+    def rounded(self, number: float) -> float:
+        """As the table's dtype has it: by this a dense AdamW multiplies."""
+        return torch.tensor(number, dtype=self.table.stored.dtype).item()
+
+    def rows(self) -> Borrowed:
+        """The rows that a gradient came to, each once."""
+        if len(self.used) > 1:
+            rows = merged(list(self.used.values()), self.table.rows)
+            self.used = {id(rows.w): rows}
+        return next(iter(self.used.values()))
+
+    def current(self, ids: Tensor) -> Borrowed:
+        """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
+        dtype = self.table.stored.dtype
+        w, m, v = (F.embedding(ids, stored) for stored in (self.table.stored, self.m, self.v))  # (U, dim)
+
+        def column(numbers: Tensor) -> Tensor:
+            return numbers.to(dtype).unsqueeze(1)  # (U, 1)
+
+        s = self.last.index_select(0, ids)  # (U,)
+        A, B, log_kept = self.sums.index_select(1, s)  # each (U,)
+        gap = self.steps - s.double()
+        tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
+        root = v.sqrt().add_(column(B / A.clamp_min(tiny) + tiny))
+        w.addcmul_(torch.div(m, root, out=root), column(-A)).mul_(column((self.log_kept - log_kept).exp()))
+        return Borrowed(ids, w, m.mul_(column(self.beta1**gap)), v.mul_(column(self.beta2**gap)))
+
+    def give_back(self, rows: Borrowed) -> None:
+        """Writes the rows, current after the last step, into the table and its moments."""
+        for stored, new in ((self.table.stored, rows.w), (self.m, rows.m), (self.v, rows.v)):
+            _wide(stored).index_copy_(0, rows.ids, _wide(new))
+        self.last.index_fill_(0, rows.ids, self.steps)
+
+    def count(self, lr: float, eps: float, weight_decay: float) -> None:
+        """Adds the step that was just done to the sums of those before it."""
+        beta1, beta2 = self.betas
+        self.steps = t = self.steps + 1
+        kept = self.rounded(1 - lr * weight_decay)  # 1 - λ_t
+        self.log_kept += math.log(kept)
+        self._reach(self.beta1 / (self.beta2 * kept))
+        if t == self.sums.shape[1]:
+            self.sums = torch.cat([self.sums, torch.zeros_like(self.sums)], dim=1)
+        n = min(t, self.powers.shape[1])
+        A, B, log_kept = self.sums[:, t - n : t]  # of s = t-n … t-1
+        grown = (log_kept - self.log_kept).exp_()  # 1 / P(s,t)
+        correction = math.sqrt(1 - beta2**t)
+        a = lr * correction / (1 - beta1**t)
+        A.addcmul_(self.powers[0, -n:], grown, value=a)
+        B.addcmul_(self.powers[1, -n:], grown, value=eps * correction * a)
+        self.sums[2, t].fill_(self.log_kept)
+
+    def _reach(self, ratio: float) -> None:
+        """Makes the powers long enough for terms that shrink by the ratio a step: what is beyond them is nothing."""
+        needed = 1 + int(math.log(_NOTHING) / math.log(ratio)) if ratio > 0 else 1
+        if needed > self.powers.shape[1]:
+            r = self.beta1 / math.sqrt(self.beta2)
+            k = torch.arange(needed, 0, -1, dtype=torch.float64, device=self.powers.device)
+            self.powers = torch.stack([r**k, (r / math.sqrt(self.beta2)) ** k])  # (2, W)
+
+    def tensors(self) -> dict[str, Tensor]:
+        sums = self.sums[:, : self.steps + 1].contiguous()
+        return {"stored": self.table.stored, "m": self.m, "v": self.v, "last": self.last, "step": self.step,
+                "sums": sums}  # fmt: skip
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        mine = self.tensors()
+        for name in ("stored", "m", "v", "last", "step"):
+            mine[name].copy_(tensors[name])
+        self.sums[:, : self.steps + 1] = tensors["sums"]
+        self.log_kept = float(tensors["sums"][2, -1])
+        self.used.clear()
+        self.table.behind = self.steps > 0
+
+
+def _move(ledger: _Ledger, lr: float, eps: float, weight_decay: float) -> None:
+    """One step of a table: torch's AdamW on the rows that have a gradient; the others are then behind."""
+    beta1, beta2 = ledger.betas
+    rows = ledger.rows() if ledger.used else None
+    if rows:
+        adamw([rows.w], [rows.w.grad], [rows.m], [rows.v], [], [ledger.step], fused=True, amsgrad=False, maximize=False,
+              lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)  # fmt: skip
+    else:
+        ledger.step += 1  # as adamw does
+    ledger.count(lr, eps, weight_decay)
+    if rows:
+        ledger.give_back(rows)
+    ledger.used.clear()
+    ledger.table.behind = True
+
+
+def _checked(group: dict, ledger: _Ledger | None = None) -> tuple[float, float, float]:
+    """The group's lr, eps and weight_decay, if AdamW can use them, and `ledger` with them and the group's betas."""
+    for name in ("lr", "eps", "weight_decay"):
+        if not 0 <= float(group[name]) < math.inf:
+            raise ValueError(f"{name}={group[name]!r}: expected a finite number from 0 up")
+    lr, eps, weight_decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
+    betas = tuple(group["betas"])
+    if not (len(betas) == 2 and 0 <= betas[0] < betas[1] * (1 - lr * weight_decay) and betas[1] < 1):
+        raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - λ) and β2 < 1, "
+                         f"with λ = lr · weight_decay = {lr * weight_decay:g}")  # fmt: skip
+    if ledger and betas != ledger.betas:
+        raise ValueError(f"betas={betas}: expected {ledger.betas}, with which the table began; "
+                         "schedulers that cycle them need cycle_momentum=False")  # fmt: skip
+    return lr, eps, weight_decay
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """The same memory in numbers of 16 bytes, where a row divides into them: a copy moves a number at a time."""
+    return rows.view(torch.complex128) if rows.shape[1] * rows.element_size() % 16 == 0 else rows
