@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from scta_lite import checks
 from scta_lite.heads import CEHead, LowRankCEHead, TokenHead
 from scta_lite.model import LanguageModel
 from scta_lite.text.vocabulary import Vocabulary
@@ -119,10 +120,15 @@ class Exact:
     """The largest inner products with vectors (V, F), all of them computed, some rows at a time."""
 
     def __init__(self, vectors: Tensor):
+        checks.shape("vectors", vectors, "V F")
         self.vectors = vectors
 
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores (N, k), falling, and ids (N, k), of queries (N, F); k at most V."""
+        checks.shape("queries", queries, "N F", F=self.vectors.shape[1])
+        checks.integer("k", k, 1)
+        if k > len(self.vectors):
+            raise ValueError(f"k={k}: expected an integer from 1 to V = {len(self.vectors)}")
         best = None
         for start in range(0, len(self.vectors), _ROWS):
             scores = queries @ self.vectors[start : start + _ROWS].T  # (N, rows)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scta_lite import checks
 from scta_lite.losses import log_unigram
 from scta_lite.runs.spec import Spec
 
@@ -76,6 +77,9 @@ def metrics(model: nn.Module, ids: Tensor, *, lengths: Tensor | None = None, sca
     against the model. With `lengths`, the characters of each token (V,), also nats per character: all nats over all
     characters of the targets. `scale` multiplies the scores. ValueError without an id to predict.
     """
+    checks.positive("scale", scale)
+    if lengths is not None:
+        checks.shape("lengths", lengths, "V", (*checks.INTEGERS, torch.int32), V=model.vocab)
     nll, ranks, characters = [], [], 0
     for scores, y in _scored(model, ids):
         scores = scores.float() if scale == 1 else scores.float() * scale  # (chunk, V)
@@ -124,6 +128,7 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
 
 def _scored(model: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores (chunk, V) and targets (chunk,) of all positions, chunk by chunk."""
+    checks.dtype("ids", ids, checks.INTEGERS)
     if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         raise ValueError(f"ids of shape {tuple(ids.shape)}: expected (n, T) with n from 1 up and T from 2 up")
     for batch in ids.split(max(1, (1 << 16) // ids.shape[1])):

@@ -5,6 +5,7 @@ what to compare them with.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from scta_lite.losses import contrastive_loss, cosines, cross_entropy, log_q, lo
 from scta_lite.runs.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 from scta_lite.tables import VocabTable
 
-TABLES = {"dense": nn.Embedding, "rows": VocabTable}
+TABLES = {"dense": nn.Embedding, "rows": VocabTable, "sparse": partial(nn.Embedding, sparse=True)}
 
 
 class CEHead(nn.Module):

@@ -7,6 +7,7 @@ rounded otherwise than in a training that was not interrupted.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -44,12 +45,13 @@ class Training:
         show, energy, saved = Ticker(progress, steps, device), machine.energy_joules(device), clock.seconds()
         for batch in islice(_batches(spec, len(self.ids), device), self.done, None):
             self._step(batch)
-            show(self.done, self.losses)
+            finite = show(self.done, self.losses)
             if len(self.timer.steps) == 1 and device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             seconds = clock.seconds()
-            last = self.done == steps or (spec.budget_s is not None and self.done >= 4 and seconds > spec.budget_s)
-            if self.held and self._look_due(seconds, last):
+            over_budget = spec.budget_s is not None and self.done >= 4 and seconds > spec.budget_s
+            last = self.done == steps or over_budget or not finite
+            if self.held and finite and self._look_due(seconds, last):
                 with clock.paused():
                     found = {"step": self.done, "seconds": seconds, **self.held.look(self.model)}
                     self.validation.append(found)
@@ -60,12 +62,15 @@ class Training:
                     self.save(checkpoint)
                 saved = seconds
         measured = self.timer.summary()  # waits until the last step is done
-        for optimizer in self.optimizers[1:]:
-            optimizer.flush()
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, RowAdamW):
+                optimizer.flush()
         whole = not self.validation and len(self.timer.steps) == self.done  # looks take energy, and a resumed run has
         used = machine.energy_joules(device) - energy if energy is not None and whole else None  # only its last part
-        return {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": used,
-                **loss_summary(self.losses[: self.done].tolist(), spec), "validation": self.validation}  # fmt: skip
+        losses = self.losses[: self.done].tolist()
+        found = {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": used,
+                 **loss_summary(losses, spec), "validation": self.validation}  # fmt: skip
+        return found | failure(losses, steps)
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint, whole or not at all."""
@@ -88,31 +93,24 @@ class Training:
             if header["id"] != self.spec.run_id(""):  # which counts a first stage by its id, wherever it lies
                 raise ValueError(f"checkpoint={path.name!r}: of the Spec {header['spec']}; expected {self.spec}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for name, value in json.loads(header["found"]).items():
-            setattr(self, name, value) if name != "seconds" else self.clock.set(value)
-        self.generator.set_state(tensors.pop("generator").cpu())
-        dense, *rows = self.optimizers
-        state = {}
-        for name in [name for name in tensors if name.startswith("dense.")]:
-            _, i, key = name.split(".")
-            state.setdefault(int(i), {})[key] = tensors.pop(name)
-        dense.load_state_dict({"state": state, "param_groups": dense.state_dict()["param_groups"]})
-        for optimizer in rows:
-            optimizer.restore({name[5:]: value for name, value in tensors.items() if name.startswith("rows.")})
+        found = json.loads(header["found"])
+        self.done, self.validation = found["done"], found["validation"]
+        self.clock.set(found["seconds"])
+        self.generator.set_state(tensors["generator"].cpu())
+        for i, optimizer in enumerate(self.optimizers):
+            start = f"optimizer{i}."
+            restore(optimizer, {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)})
         with torch.no_grad():
             self.losses[: self.done] = tensors["losses"]
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
 
     def _tensors(self) -> dict[str, Tensor]:
-        dense, *rows = self.optimizers
-        return {
-            "losses": self.losses[: self.done],
-            "generator": self.generator.get_state(),
-            **{f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()},
-            **{f"dense.{i}.{key}": x for i, of in dense.state_dict()["state"].items() for key, x in of.items()},
-            **{f"rows.{name}": x for optimizer in rows for name, x in optimizer.snapshot().items()},
-        }
+        tensors = {"losses": self.losses[: self.done], "generator": self.generator.get_state()}
+        tensors |= {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
+        for i, optimizer in enumerate(self.optimizers):
+            tensors |= {f"optimizer{i}.{name}": x for name, x in snapshot(optimizer).items()}
+        return tensors
 
     def _step(self, batch: Tensor) -> None:
         """One step, its phases marked; its loss stays on the device."""
@@ -125,12 +123,22 @@ class Training:
         timer.mark("forward")
         loss.backward()
         timer.mark("backward")
+        self._set_rates()
+        if self.spec.clip:
+            rows = [row for optimizer in self.optimizers[1:] for row in optimizer.touched()]
+            torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *rows], self.spec.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         timer.mark("optimizer")
         self.losses[self.done] = loss.detach()
         self.done += 1
+
+    def _set_rates(self) -> None:
+        """The learning rates of the step that is being done, by the Spec's schedule."""
+        rate = self.spec.rate(self.done + 1)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate * group.setdefault("initial_lr", group["lr"])
 
     def _look_due(self, seconds: float, last: bool) -> bool:
         """Whether to measure quality after this step: at the Spec's marks, and at the end of an epoch or more."""
@@ -142,16 +150,55 @@ class Training:
         return passed or (spec.eval_every is not None and self.done % spec.eval_every == 0)
 
 
-def optimizers(spec: Spec, model: LanguageModel) -> list:
-    """AdamW for the dense parameters, then RowAdamW for the tables that have rows to borrow, if there are any."""
+def optimizers(spec: Spec, model: LanguageModel) -> list[torch.optim.Optimizer]:
+    """AdamW for the dense parameters, then RowAdamW, or SparseAdam, for the tables of which it sees rows, if any."""
     settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
     of_tables = settings | {"lr": spec.table_lr or spec.lr}
     per_token = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding | CEHead)
                  for p in module.parameters()}  # fmt: skip
-    plain, large = ([p for p in model.parameters() if (id(p) in per_token) is wanted] for wanted in (False, True))
+    sparse = [module.weight for module in model.modules() if getattr(module, "sparse", False)]
+    others = [p for p in model.parameters() if all(p is not weight for weight in sparse)]
+    plain, large = ([p for p in others if (id(p) in per_token) is wanted] for wanted in (False, True))
     dense = torch.optim.AdamW([{"params": plain}, {"params": large, **of_tables}], **settings, fused=True)
-    tables = [module for module in model.modules() if isinstance(module, VocabTable)]
-    return [dense, RowAdamW(tables, **of_tables)] if tables else [dense]
+    if tables := [module for module in model.modules() if isinstance(module, VocabTable)]:
+        return [dense, RowAdamW(tables, **of_tables)]
+    if sparse:
+        return [dense, torch.optim.SparseAdam(sparse, lr=of_tables["lr"], betas=spec.betas, eps=spec.eps)]
+    return [dense]
+
+
+def snapshot(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All that an optimizer keeps, as it stands, in one flat dictionary of tensors; `restore` puts it back."""
+    if isinstance(optimizer, RowAdamW):
+        return optimizer.snapshot()
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": torch.as_tensor(x) for i, kept in state.items() for key, x in kept.items()}
+
+
+def restore(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Puts back what `snapshot` gave, of an optimizer over the same parameters."""
+    if isinstance(optimizer, RowAdamW):
+        optimizer.restore(tensors)
+        return
+    state: dict[int, dict] = {}
+    for name, x in tensors.items():
+        i, _, key = name.partition(".")
+        counts = isinstance(optimizer, torch.optim.SparseAdam) and key == "step"  # by a number of Python
+        state.setdefault(int(i), {})[key] = int(x) if counts else x
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def failure(losses: list[float], steps: int) -> dict:
+    """The status, and why, of a run that was to have so many steps, if one of its losses is not finite; else nothing.
+
+    It has no time of a whole training, which it would not have come to.
+    """
+    at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if at is None:
+        return {}
+    before = f"; it was {losses[at - 1]:.4g} before" if at else ""
+    return {"status": "failed", "reason": f"the loss is {losses[at]} at step {at + 1} of {steps}{before}",
+            **dict.fromkeys(("seconds", "extrapolated", "tokens_per_s", "examples_per_s"))}  # fmt: skip
 
 
 def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:

@@ -244,7 +244,7 @@ class _Ledger:
         self.m, self.v = torch.zeros_like(stored), torch.zeros_like(stored)  # (rows + 1, dim)
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
         self.step = stored.new_full((), steps, dtype=torch.float32)
-        self.sums = stored.new_zeros(3, steps + 1024, dtype=torch.float64)  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
+        self.sums = stored.new_zeros(3, steps + 256, dtype=torch.float64)  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
         self.powers = stored.new_zeros(2, 0, dtype=torch.float64)  # of r and of r/√β2: …, second, first

@@ -50,7 +50,11 @@ def sweep(
     `executor` is any from concurrent.futures; by default one run is alive at a time. Raises, before the first run,
     ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
     """
-    specs, folder = list(specs), writable(folder)
+    specs = list(specs)
+    for i, spec in enumerate(specs):
+        if not isinstance(spec, Spec):
+            raise ValueError(f"specs[{i}]={spec!r}: expected a Spec")
+    folder = writable(folder)
     corpora = {name: text.load(name, progress=progress) for name in dict.fromkeys(spec.corpus for spec in specs)}
     for corpus in corpora.values():
         if progress and corpus.about.get("left_out"):

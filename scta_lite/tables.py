@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scta_lite import checks
+
 if TYPE_CHECKING:
     from scta_lite.optim import RowAdamW
 
@@ -34,9 +36,8 @@ class VocabTable(nn.Module):
 
     def __init__(self, rows: int, dim: int):
         super().__init__()
-        for name, value in (("rows", rows), ("dim", dim)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}={value!r}: expected an integer from 1 up")
+        checks.integer("rows", rows, 1)
+        checks.integer("dim", dim, 1)
         self.rows, self.dim = rows, dim
         self.register_buffer("stored", torch.zeros(rows + 1, dim), persistent=False)  # the last row is for padding
         nn.init.normal_(self.stored[:rows])
@@ -52,7 +53,7 @@ class VocabTable(nn.Module):
         Embedding(5, 2)
         """
         for name in ("padding_idx", "max_norm", "scale_grad_by_freq"):
-            if getattr(embedding, name) not in (None, False):
+            if getattr(embedding, name) is not None and getattr(embedding, name) is not False:
                 raise ValueError(f"embedding.{name}={getattr(embedding, name)!r}: expected an embedding without it")
         table = cls(*embedding.weight.shape).to(embedding.weight.device, embedding.weight.dtype)
         with torch.no_grad():
@@ -70,9 +71,7 @@ class VocabTable(nn.Module):
         return self.stored[: self.rows]
 
     def forward(self, ids: Tensor) -> Tensor:
-        if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
-            kind = f"dtype {ids.dtype}" if isinstance(ids, Tensor) else f"type {type(ids).__name__}"
-            raise TypeError(f"ids of {kind}: expected a tensor of int64 or int32")
+        checks.dtype("ids", ids, (torch.int64, torch.int32))
         optimizer = self.owner()
         if torch.is_grad_enabled():
             if optimizer is None:

@@ -34,8 +34,11 @@ def train(
     whose state is there goes on from it, to the same losses. `Result.save` into that folder removes it.
 
     Raises what goes wrong: ValueError for a Spec that this machine or text cannot serve, torch.OutOfMemoryError,
-    MemoryError. The sweep turns these into a Result's status instead.
+    MemoryError. The sweep turns these into a Result's status instead. A loss that is no longer finite ends the run: its
+    Result's status is "failed", and `reason` gives the step.
     """
+    if not isinstance(spec, Spec):
+        raise ValueError(f"spec={spec!r}: expected a Spec")
     device = machine.device(spec.device)
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, progress=False)
@@ -50,13 +53,13 @@ def train(
         training = Training(spec, model, ids, held if spec.evaluate else None)
         if path and path.is_file():
             training.resume(path)
-        found = training.run(progress, path, checkpoint_s)
+        found = {"status": "ok"} | training.run(progress, path, checkpoint_s)
         result = Result(
-            spec=spec, status="ok", fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=available,
+            spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=available,
             needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
-        if result.validation:
+        if result.validation and result.status == "ok":
             vars(result).update(held.report(model))
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
@@ -159,6 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(result.save(out))
+    if result.status != "ok":
+        parser.exit(1, f"{parser.prog}: {result.status}: {result.reason}\n")
 
 
 def _serve(spec: Spec, out: Path) -> None:

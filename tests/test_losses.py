@@ -227,3 +227,72 @@ def test_the_sampled_softmaxs_mean_gradient_tends_to_cross_entropys():
     assert errors[0] > 2 * errors[1] > 6 * errors[2]
     assert errors[2] < 0.015
     assert error(256, sign=-1) > 0.1
+
+
+def plainly(query, positive, negatives, temperature=0.07):
+    """The loss by plain operations, of which autograd knows every derivative."""
+    z, p, n = (F.normalize(x, dim=-1) for x in (query, positive, negatives))
+    rivals = torch.einsum("nd,nkd->nk", z, n) if n.dim() == 3 else z @ n.T
+    scores = torch.cat([(z * p).sum(1, keepdim=True), rivals], dim=1) / temperature
+    return F.cross_entropy(scores, torch.zeros(len(z), dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(N, K, D), (11, D)])
+def test_a_gradient_penalty_has_the_right_gradient(shape):
+    """The second derivative with respect to every argument; it was wrong without a word for negatives of one's own."""
+    inputs = tensors((N, D), (N, D), shape)
+    found = []
+    for loss in (semantic_loss, plainly):
+        first = torch.autograd.grad(loss(*inputs), inputs, create_graph=True)
+        found.append(gradients(sum(g.square().sum() for g in first), *inputs))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+    assert torch.autograd.gradgradcheck(lambda *x: semantic_loss(*x, temperature=0.5), inputs)
+
+
+def test_transforms_of_functions():
+    query, positive, negatives = (x.detach() for x in tensors((3, N, D), (N, D), (3, N, K, D)))
+    for i in range(3):
+        grad = torch.func.grad(semantic_loss, argnums=(0, 1, 2))(query[i], positive, negatives[i])
+        inputs = [x.clone().requires_grad_() for x in (query[i], positive, negatives[i])]
+        for ours, expected in zip(grad, gradients(plainly(*inputs), *inputs), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    mapped = torch.func.vmap(semantic_loss, in_dims=(0, None, 0))(query, positive, negatives)
+    expected = [semantic_loss(query[i], positive, negatives[i]) for i in range(3)]
+    torch.testing.assert_close(mapped, torch.stack(expected))
+    whole = torch.func.vmap(torch.func.grad(semantic_loss), in_dims=(0, None, None))(query, positive, negatives[0])
+    torch.testing.assert_close(whole[1], torch.func.grad(plainly)(query[1], positive, negatives[0]))
+
+
+@pytest.mark.parametrize("shape", [(N, K, D), (11, D)])
+def test_compiled_without_a_break(shape):
+    inputs = tensors((N, D), (N, D), shape)
+    compiled = torch.compile(semantic_loss, fullgraph=True, backend="aot_eager")
+    ours = gradients(compiled(*inputs), *inputs)
+    for a, b in zip(ours, gradients(semantic_loss(*inputs), *inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_negatives_that_outweigh_the_positive_in_float64():
+    """By more than e^20, where torch's softplus takes x for log(1 + e^x) and is off by up to 2e-9."""
+    for gap in (19.0, 20.5, 25.0, 45.0, 800.0):
+        loss = contrastive_loss(torch.zeros(1).double(), torch.full((1, 1), gap).double()).item()
+        assert loss == pytest.approx(gap + math.log1p(math.exp(-gap)), rel=1e-15)
+    query, positive, negatives = tensors((200, D), (200, D), (200, K, D))
+    exact = reference.semantic_loss(query, positive, negatives)
+    assert semantic_loss(query, positive, negatives).item() == pytest.approx(exact, abs=1e-14)
+
+
+@pytest.mark.parametrize("chunk", [None, 2, 3, 100])
+def test_ignored_targets_count_for_nothing(chunk):
+    hidden, weight = tensors((N, d), (V, d))
+    target = torch.tensor([1, -100, 3, -100, -100, 8, 0])
+    kept = target != -100
+    loss = cross_entropy(hidden, weight, target, chunk=chunk)
+    assert loss.item() == pytest.approx(reference.cross_entropy(hidden[kept], weight, target[kept]), abs=1e-12)
+    expected = F.cross_entropy(hidden @ weight.T, target)
+    for a, b in zip(gradients(loss, hidden, weight), gradients(expected, hidden, weight), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+    none = torch.full((N,), -100)
+    assert math.isnan(F.cross_entropy(hidden @ weight.T, none))  # torch's mean over nothing
+    assert math.isnan(cross_entropy(hidden, weight, none, chunk=chunk))

@@ -6,16 +6,18 @@ drawn, collisions, initialisation, weight decay, precision) is a field too, with
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from scta_lite.losses import SAMPLERS
 from scta_lite.paper import PAPER
 
+SCHEDULES = ("constant", "linear", "cosine")
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
-SAMPLERS = ("uniform", "log_uniform", "unigram", "unigram^0.75", "in_batch")
 # Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
 PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
 TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
@@ -59,13 +61,63 @@ def _text(meaning: str, default: str | None) -> Any:
     return _field(lambda v: str(v) if isinstance(v, str | Path) and str(v) else None, "a name", meaning, default)
 
 
-def _decay(value: Any) -> float | None:
+def _from_0(value: Any) -> float | None:
     return float(value) if _number(value) is not None and value >= 0 else None
 
 
 def _betas(value: Any) -> tuple[float, float] | None:
     numbers = [_number(b) for b in value] if isinstance(value, list | tuple) else []
     return tuple(numbers) if len(numbers) == 2 and all(b is not None and 0 <= b < 1 for b in numbers) else None
+
+
+RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
+    # a setting, when it does not go with the others, and what would be right: {0} is the Spec
+    ("batch", lambda s: s.batch > s.examples, "at most examples={0.examples}"),
+    ("steps", lambda s: (s.steps or 0) > s.steps_total, "at most {0.steps_total}, a whole training; raise epochs"),
+    ("warmup", lambda s: s.warmup >= (s.steps or s.steps_total), "fewer than the steps of the run"),
+    ("end_factor", lambda s: s.end_factor > 1, "at most 1"),
+    ("clip", lambda s: s.clip and s.optimizer == "sparse", "None with optimizer='sparse', which torch cannot clip"),
+    (
+        "method",
+        lambda s: s.method == "adaptive" and (s.vocab < 20 or s.hidden < 16),
+        "vocab from 20 and hidden from 16 up, for its clusters",
+    ),
+    (
+        "method",
+        lambda s: s.method == "backbone" and (s.optimizer != "dense" or s.evaluate),
+        "optimizer='dense' and evaluate=False: it has no table or head",
+    ),
+    ("token_head", lambda s: (s.stage1 is None) != (s.token_head is None), "one with stage1, and none without"),
+    (
+        "method",
+        lambda s: s.token_head and s.method not in SAMPLED,
+        f"the first stage's, one of {', '.join(SAMPLED)}",
+    ),
+    (
+        "learn_temperature",
+        lambda s: s.learn_temperature and s.method not in ("ce_lowrank", *SAMPLED),
+        "False, {0.method} has no τ",
+    ),
+    ("learn_temperature", lambda s: s.learn_temperature and s.token_head, "False, {0.token_head} has no τ"),
+    (
+        "log_unigram",
+        lambda s: s.log_unigram and s.method not in ("ce", "ce_chunked"),
+        "False with method={0.method!r}",
+    ),
+    ("sampled_head", lambda s: s.sampled_head and not s.token_head, "a token_head with it"),
+    ("freeze", lambda s: s.freeze and not s.token_head, "a token_head with it"),
+    ("shared", lambda s: s.sampled_head and not s.shared, "an integer from 1 up for a sampled_head"),
+    (
+        "mask_hits",
+        lambda s: s.mask_hits and s.method == "semantic_prior",
+        "False for method='semantic_prior', whose estimate needs the hits",
+    ),
+    (
+        "negatives",
+        lambda s: s.method in SAMPLED and not s.shared and s.negatives >= s.vocab,
+        "fewer than vocab={0.vocab}",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +137,10 @@ class Spec:
     method: str = _one_of(METHODS, "ce (full softmax) and semantic are the paper's, the others are to compare with")
     vocab: int = _integer(2, "V, the number of tokens")
     optimizer: str = _one_of(
-        ("dense", "rows"), "dense: torch's AdamW over all parameters; rows: the tables' rows that are used", "dense"
+        ("dense", "rows", "sparse"),
+        "dense: torch's AdamW over all parameters; rows: RowAdamW over the tables' rows that are used; sparse: torch's "
+        "SparseAdam over those rows, which is another algorithm, without weight decay",
+        "dense",
     )
     corpus: str = _text('"installed", "zipf", or the path of a chat file or of .npy ids', "installed")
     steps: int | None = _integer(2, "steps to run; by default all of a training", None)
@@ -102,6 +157,12 @@ class Spec:
     epochs: int = _integer(1, "epochs in a training", PAPER.epochs)
     lr: float = _positive("learning rate", PAPER.lr)
     table_lr: float | None = _positive("learning rate of the parameters with a row for each token; by default lr", None)
+    schedule: str = _one_of(SCHEDULES, "of the learning rates, after the warm-up and until the last step", "constant")
+    end_factor: float = _field(
+        _from_0, "a number from 0 up", "what linear and cosine end at, of the learning rate", 0.1
+    )
+    warmup: int = _integer(0, "steps in which the learning rates rise to their values in a straight line", 0)
+    clip: float | None = _positive("the greatest norm of all gradients together; by default none", None)
     hidden: int = _integer(1, "d, width of the GRU and of the input embeddings", PAPER.hidden)
     semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
@@ -120,7 +181,7 @@ class Spec:
     # What the paper leaves open:
     betas: tuple[float, float] = _field(_betas, "two numbers from 0 up and below 1", "of AdamW", (0.9, 0.999))
     eps: float = _positive("of AdamW", 1e-8)
-    weight_decay: float = _field(_decay, "a finite number from 0 up", "of AdamW", 0.01)
+    weight_decay: float = _field(_from_0, "a finite number from 0 up", "of AdamW", 0.01)
     sampler: str | None = _one_of(SAMPLERS, "q, from which negatives are drawn with replacement", None)
     shared: int | None = _integer(0, "S, negatives shared by all positions; 0: each position has K of its own", None)
     mask_hits: bool = _one_of((True, False), "leave out a negative that is the target itself", False)
@@ -137,35 +198,9 @@ class Spec:
             if checked is None and not (value is None and f.default is None):
                 raise ValueError(f"{f.name}={value!r}: expected {f.metadata['expected']}")
             object.__setattr__(self, f.name, checked)
-        if self.batch > self.examples:
-            raise ValueError(f"batch={self.batch}: expected at most examples={self.examples}")
-        if self.steps is not None and self.steps > self.steps_total:
-            raise ValueError(f"steps={self.steps}: expected at most {self.steps_total}, a whole training; raise epochs")
-        if self.method == "adaptive" and (self.vocab < 20 or self.hidden < 16):
-            raise ValueError(f"method={self.method!r}: expected vocab from 20 and hidden from 16 up, for its clusters")
-        if self.method == "backbone" and (self.optimizer == "rows" or self.evaluate):
-            raise ValueError(
-                "method='backbone': expected optimizer='dense' and evaluate=False: it has no table or head"
-            )
-        if (self.stage1 is None) != (self.token_head is None):
-            raise ValueError(f"token_head={self.token_head!r}: expected one with stage1, and none without")
-        if self.token_head and self.method not in SAMPLED:
-            raise ValueError(f"method={self.method!r}: expected the first stage's, one of {', '.join(SAMPLED)}")
-        if self.learn_temperature and (self.method not in ("ce_lowrank", *SAMPLED) or self.token_head):
-            raise ValueError(f"learn_temperature=True: expected False, {self.token_head or self.method} has no τ")
-        if self.log_unigram and self.method not in ("ce", "ce_chunked"):
-            raise ValueError(f"log_unigram=True: expected False with method={self.method!r}")
-        for name in ("sampled_head", "freeze"):
-            if getattr(self, name) and not self.token_head:
-                raise ValueError(f"{name}=True: expected a token_head with it")
-        if self.sampled_head and not self.shared:
-            raise ValueError(f"shared={self.shared}: expected an integer from 1 up for a sampled_head")
-        if self.method == "semantic_prior" and self.mask_hits:
-            raise ValueError(
-                "mask_hits=True: expected False for method='semantic_prior', whose estimate needs the hits"
-            )
-        if self.method in SAMPLED and not self.shared and self.negatives >= self.vocab:
-            raise ValueError(f"negatives={self.negatives}: expected fewer than vocab={self.vocab}")
+        for name, is_wrong, expected in RULES:
+            if is_wrong(self):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected.format(self)}")
 
     @property
     def epoch_steps(self) -> int:
@@ -176,6 +211,24 @@ class Spec:
     def steps_total(self) -> int:
         """Optimiser steps in a whole training, whether or not all are run."""
         return self.epochs * self.epoch_steps
+
+    def rate(self, step: int) -> float:
+        """What the learning rates are multiplied by in a step, counted from 1.
+
+        Up to `warmup` it is step/warmup. Then x rises to 1 in the run's last step, and with e = `end_factor` it is 1, or
+        1 - (1-e) x ("linear"), or e + (1-e) (1 + cos πx)/2 ("cosine").
+
+        >>> spec = Spec(method="ce", vocab=9, steps=110, warmup=10, schedule="cosine", end_factor=0)
+        >>> [round(spec.rate(step), 3) for step in (1, 10, 60, 110)]
+        [0.1, 1.0, 0.5, 0.0]
+        """
+        if step <= self.warmup:
+            return step / self.warmup
+        x = (step - self.warmup) / ((self.steps or self.steps_total) - self.warmup)
+        if self.schedule == "constant":
+            return 1.0
+        left = 1 - x if self.schedule == "linear" else (1 + math.cos(math.pi * x)) / 2
+        return self.end_factor + (1 - self.end_factor) * left
 
     @property
     def positions(self) -> int:

@@ -3,6 +3,7 @@
 On a GPU a mark is a CUDA event, on a CPU the clock. Nothing synchronises before `summary`.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -91,16 +92,23 @@ class Clock:
 
 
 class Ticker:
-    """Reports a step about once a second, with the loss whose copy from the device began at the last report."""
+    """Looks about once a second at the loss whose copy from the device began at the look before: nothing waits for it.
+
+    Reports the step with that loss, and returns whether the training should go on: whether the loss was finite.
+    """
 
     def __init__(self, progress: Progress | None, steps: int, device: torch.device):
         self.progress, self.steps, self.next = progress, steps, perf_counter()
-        self.loss = torch.full((1,), torch.nan, pin_memory=device.type == "cuda")
+        self.loss = torch.zeros(1, pin_memory=device.type == "cuda")
+        self.copied = False
 
-    def __call__(self, step: int, losses: Tensor) -> None:
-        if self.progress is None or (perf_counter() < self.next and step < self.steps):
-            return
+    def __call__(self, step: int, losses: Tensor) -> bool:
+        if perf_counter() < self.next and step < self.steps:
+            return True
         self.next = perf_counter() + _SHOW_EVERY
-        loss = self.loss.item()
+        loss = self.loss.item() if self.copied else None
         self.loss.copy_(losses[step - 1 : step], non_blocking=True)
-        self.progress(step, self.steps, None if loss != loss else loss)
+        self.copied = True
+        if self.progress is not None:
+            self.progress(step, self.steps, loss)
+        return loss is None or math.isfinite(loss)

@@ -44,6 +44,8 @@ def sharegpt(path: str | Path, left_out: Counter | None = None) -> Iterator[str]
 
 
 def _records(path: Path, left_out: Counter) -> Iterable:
+    if not path.is_file():
+        raise FileNotFoundError(f"corpus={str(path)!r}: no such file")
     raw = path.read_bytes()
     try:
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw

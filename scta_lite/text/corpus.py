@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scta_lite import checks
 from scta_lite.files import replace_file
 from scta_lite.losses import log_uniform
 from scta_lite.text.chat import sharegpt
@@ -80,6 +81,7 @@ class Corpus:
 
 def examples(ids: np.ndarray, seq_len: int) -> np.ndarray:
     """Examples (n, T) of exactly T = `seq_len` consecutive ids; what is left at the end is dropped."""
+    checks.integer("seq_len", seq_len, 1)
     return ids[: len(ids) // seq_len * seq_len].reshape(-1, seq_len)
 
 
