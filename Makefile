@@ -40,7 +40,7 @@ notebooks: install  ## execute the notebooks at their full default size and keep
 figures: install  ## draw every figure of figures/ again, from stored numbers
 	$(BIN)/python tools/build_notebooks.py 04_figures
 
-bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (40 minutes)
+bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python tools/bench.py
 
 study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (5 hours)

@@ -25,6 +25,7 @@ METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marke
     ("ce", "dense"): ("CE", "#D55E00", "o", "-"),
     ("semantic", "dense"): ("SEMANTIC", "#0072B2", "s", "--"),
     ("semantic", "rows"): ("SEMANTIC, rows", "#009E73", "D", "-"),
+    ("semantic", "sparse"): ("SEMANTIC, SparseAdam", "#8C564B", "p", ":"),
     ("ce_chunked", "rows"): ("CE in chunks, rows", "#E69F00", "^", "-."),
     ("ce_lowrank", "rows"): ("CE at D = 64, rows", "#56B4E9", "P", "--"),
     ("adaptive", "dense"): ("adaptive softmax", "#CC79A7", "v", ":"),

@@ -175,7 +175,7 @@ class RowAdamW(torch.optim.Optimizer):
             self._begin(ledger)
         once, places = distinct(ids.long(), pad=table.rows)
         with torch.no_grad():
-            rows = ledger.current(once)
+            _, w, m, v = ledger.current(once)
         read = ledger.steps
 
         def use(w: Tensor) -> None:
@@ -183,10 +183,13 @@ class RowAdamW(torch.optim.Optimizer):
                 raise RuntimeError(
                     f"rows read after step {read}: expected their backward pass before step {ledger.steps}"
                 )
-            ledger.used[id(w)], ledger.had_gradient = rows, True
+            ledger.used[id(w)], ledger.had_gradient = Borrowed(once, w, m, v), True
 
-        rows.w.requires_grad_().register_post_accumulate_grad_hook(use)  # what no backward pass reaches is let go
-        return rows.w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
+        w.requires_grad_().register_post_accumulate_grad_hook(
+            use
+        )
+        # `use` holds no w of its own: such a cycle only the garbage collector frees. What no backward pass reaches goes.
+        return w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
 
     def __getstate__(self) -> dict:
         self.flush()
@@ -244,7 +247,7 @@ class _Ledger:
         self.m, self.v = torch.zeros_like(stored), torch.zeros_like(stored)  # (rows + 1, dim)
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
         self.step = stored.new_full((), steps, dtype=torch.float32)
-        self.sums = stored.new_zeros(3, steps + 256, dtype=torch.float64)  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
+        self.sums = stored.new_zeros(steps + 256, 3, dtype=torch.float64)  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
         self.powers = stored.new_zeros(2, 0, dtype=torch.float64)  # of r and of r/√β2: …, second, first
@@ -269,7 +272,7 @@ class _Ledger:
             return numbers.to(dtype).unsqueeze(1)  # (U, 1)
 
         s = self.last.index_select(0, ids)  # (U,)
-        A, B, log_kept = self.sums.index_select(1, s)  # each (U,)
+        A, B, log_kept = self.sums.index_select(0, s).unbind(1)  # each (U,)
         gap = self.steps - s.double()
         tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
         root = v.sqrt().add_(column(B / A.clamp_min(tiny) + tiny))
@@ -280,7 +283,7 @@ class _Ledger:
         """Writes the rows, current after the last step, into the table and its moments."""
         for stored, new in ((self.table.stored, rows.w), (self.m, rows.m), (self.v, rows.v)):
             _wide(stored).index_copy_(0, rows.ids, _wide(new))
-        self.last.index_fill_(0, rows.ids, self.steps)
+        self.last[rows.ids] = self.step.int()
 
     def count(self, lr: float, eps: float, weight_decay: float) -> None:
         """Adds the step that was just done to the sums of those before it."""
@@ -289,16 +292,16 @@ class _Ledger:
         kept = self.rounded(1 - lr * weight_decay)  # 1 - λ_t
         self.log_kept += math.log(kept)
         self._reach(self.beta1 / (self.beta2 * kept))
-        if t == self.sums.shape[1]:
-            self.sums = torch.cat([self.sums, torch.zeros_like(self.sums)], dim=1)
+        if t == len(self.sums):
+            self.sums = torch.cat([self.sums, torch.zeros_like(self.sums)])
         n = min(t, self.powers.shape[1])
-        A, B, log_kept = self.sums[:, t - n : t]  # of s = t-n … t-1
+        A, B, log_kept = self.sums[t - n : t].unbind(1)  # of s = t-n … t-1
         grown = (log_kept - self.log_kept).exp_()  # 1 / P(s,t)
         correction = math.sqrt(1 - beta2**t)
         a = lr * correction / (1 - beta1**t)
         A.addcmul_(self.powers[0, -n:], grown, value=a)
         B.addcmul_(self.powers[1, -n:], grown, value=eps * correction * a)
-        self.sums[2, t].fill_(self.log_kept)
+        self.sums[t, 2].fill_(self.log_kept)
 
     def _reach(self, ratio: float) -> None:
         """Makes the powers long enough for terms that shrink by the ratio a step: what is beyond them is nothing."""
@@ -309,7 +312,7 @@ class _Ledger:
             self.powers = torch.stack([r**k, (r / math.sqrt(self.beta2)) ** k])  # (2, W)
 
     def tensors(self) -> dict[str, Tensor]:
-        sums = self.sums[:, : self.steps + 1].contiguous()
+        sums = self.sums[: self.steps + 1]
         return {"stored": self.table.stored, "m": self.m, "v": self.v, "last": self.last, "step": self.step,
                 "sums": sums}  # fmt: skip
 
@@ -317,8 +320,8 @@ class _Ledger:
         mine = self.tensors()
         for name in ("stored", "m", "v", "last", "step"):
             mine[name].copy_(tensors[name])
-        self.sums[:, : self.steps + 1] = tensors["sums"]
-        self.log_kept = float(tensors["sums"][2, -1])
+        self.sums[: self.steps + 1] = tensors["sums"]
+        self.log_kept = float(tensors["sums"][-1, 2])
         self.used.clear()
         self.table.behind = self.steps > 0
 

@@ -38,6 +38,12 @@ from scta_lite.runs.settings import arguments, parameters
     ("corpus", "", "a name"),
     ("seed", -1, "an integer from 0 up"),
     ("precision", "float16", "one of float32, tf32, bfloat16"),
+    ("schedule", "sawtooth", "one of constant, linear, cosine"),
+    ("warmup", -1, "an integer from 0 up"),
+    ("warmup", 2500, "fewer than the steps of the run"),
+    ("clip", 0, "a finite number above 0"),
+    ("end_factor", 1.5, "at most 1"),
+    ("end_factor", -0.1, "a number from 0 up"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, value, expected):
     with pytest.raises(ValueError, match=f"^{name}=.*: expected {expected}") as error:
@@ -148,6 +154,7 @@ def test_what_a_method_takes_where_nothing_is_said():
 @pytest.mark.parametrize(("settings", "message"), [
     ({"method": "ce", "learn_temperature": True}, r"^learn_temperature=True: expected False, ce has no τ"),
     ({"method": "semantic", "learn_temperature": True, "stage1": "x", "token_head": "plain"}, "plain has no τ"),
+    ({"method": "ce", "optimizer": "sparse", "clip": 1.0}, r"^clip=1.0: expected None with optimizer='sparse'"),
     ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
 ])  # fmt: skip
 def test_settings_that_a_method_does_not_have(settings, message):

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 import subprocess
 import sys
 import time
@@ -10,11 +12,13 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import evaluate, load, text, train
+from scta_lite import Spec, evaluate, load, text, train
 from scta_lite.files import ROOT
+from scta_lite.loop import failure, optimizers
 from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, timing
+from scta_lite.runs.spec import METHODS
 
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])
@@ -158,10 +162,12 @@ def interrupt(at):
     return progress
 
 
-@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+@pytest.mark.parametrize("optimizer", ["dense", "rows", "sparse"])
 @pytest.mark.parametrize(("method", "more"), [
+    ("ce", {"schedule": "linear", "end_factor": 0.0}),
     ("ce", {}),
     ("semantic", {"evaluate": True, "eval_every": 3}),
+    ("semantic", {"schedule": "cosine", "warmup": 3}),
     ("semantic_prior", {"learn_temperature": True, "table_lr": 1e-2}),
 ])  # fmt: skip
 def test_an_interrupted_training_ends_as_one_that_was_not(tiny, tmp_path, monkeypatch, method, more, optimizer):
@@ -266,3 +272,59 @@ def test_energy_is_read_where_there_is_a_counter(monkeypatch):
     assert machine.energy_joules(torch.device("cpu")) is None
     monkeypatch.setattr(machine, "pynvml", None)  # as if it were not installed
     assert machine.energy_joules(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [
+    ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
+    ("linear", [0.25, 0.5, 0.75, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
+    ("cosine", [0.25, 0.5, 0.75, 1, 0.914058, 0.689058, 0.410942, 0.185942, 0.1]),
+])  # fmt: skip
+def test_rates_rise_and_fall(tiny, schedule, rates):
+    spec = tiny(schedule=schedule, warmup=4, steps=9)
+    assert [spec.rate(step) for step in range(1, 10)] == pytest.approx(rates, abs=1e-6)
+
+
+def losses(spec):
+    return torch.tensor(train(spec).loss_curve["loss"])
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "backbone"])
+def test_a_schedule_and_a_clip_serve_every_method(tiny, method):
+    """The same with dense and with rows, whose gradient's norm is over its look-ups merged."""
+    spec = tiny(method, vocab=60, lr=3e-2, epochs=3, hidden=16, eps=1e-3)  # an ε that lets the gradient's size count
+    changed = replace(spec, schedule="cosine", warmup=5, clip=0.01)
+    assert not torch.allclose(losses(spec), losses(replace(changed, clip=None)), rtol=1e-3)
+    assert not torch.allclose(losses(changed), losses(replace(changed, clip=None)), rtol=1e-3)
+    assert torch.equal(losses(replace(changed, clip=1e9)), losses(replace(changed, clip=None)))
+    torch.testing.assert_close(losses(replace(changed, optimizer="rows")), losses(changed), rtol=2e-3, atol=2e-3)
+
+
+def test_sparse_is_torchs_sparse_adam(tiny):
+    spec = tiny(optimizer="sparse", lr=1e-2, epochs=10)
+    made = LanguageModel(spec)
+    dense, sparse = optimizers(spec, made)
+    assert isinstance(sparse, torch.optim.SparseAdam)
+    assert {id(p) for p in sparse.param_groups[0]["params"]} == {id(made.embed.weight), id(made.head.table.weight)}
+    assert len([p for group in dense.param_groups for p in group["params"]]) + 2 == len(list(made.parameters()))
+    curve = losses(spec)
+    assert curve[-6:].mean() < 0.9 * curve[:6].mean()
+    assert not torch.allclose(curve, losses(replace(spec, optimizer="dense")), rtol=1e-3)  # another algorithm
+
+
+def test_a_loss_that_is_no_longer_finite_fails_the_run(tiny, monkeypatch):
+    spec = Spec(method="ce", vocab=500, corpus="zipf", steps=30, lr=1e8, device="cpu")
+    result = train(spec)
+    assert result.status == "failed"
+    found = re.fullmatch(r"the loss is (?:nan|inf) at step (\d+) of 30; it was ([\d.e+]+) before", result.reason)
+    assert 2 <= int(found[1]) <= 30
+    assert float(found[2]) > 1
+    assert result.step_ms > 0  # what was measured stays
+    assert (result.seconds, result.tokens_per_s, result.final_loss) == (None, None, None)
+    monkeypatch.setattr(timing, "_SHOW_EVERY", 0)
+    assert train(spec).steps_run <= int(found[1]) + 2  # a look a step sees it at the next one
+
+
+def test_failure_is_told_with_what_was_before():
+    assert failure([3.0, 2.0], 9) == {}
+    assert failure([3.0, math.inf, math.nan], 9)["reason"] == "the loss is inf at step 2 of 9; it was 3 before"
+    assert failure([math.nan], 9)["reason"] == "the loss is nan at step 1 of 9"

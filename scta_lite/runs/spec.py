@@ -215,8 +215,8 @@ class Spec:
     def rate(self, step: int) -> float:
         """What the learning rates are multiplied by in a step, counted from 1.
 
-        Up to `warmup` it is step/warmup. Then x rises to 1 in the run's last step, and with e = `end_factor` it is 1, or
-        1 - (1-e) x ("linear"), or e + (1-e) (1 + cos πx)/2 ("cosine").
+        Up to `warmup` it is step/warmup. Then x rises to 1 in the run's last step, and with e = `end_factor` it is 1,
+        or 1 - (1-e) x ("linear"), or e + (1-e) (1 + cos πx)/2 ("cosine").
 
         >>> spec = Spec(method="ce", vocab=9, steps=110, warmup=10, schedule="cosine", end_factor=0)
         >>> [round(spec.rate(step), 3) for step in (1, 10, 60, 110)]
