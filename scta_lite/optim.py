@@ -185,10 +185,8 @@ class RowAdamW(torch.optim.Optimizer):
                 )
             ledger.used[id(w)], ledger.had_gradient = Borrowed(once, w, m, v), True
 
-        w.requires_grad_().register_post_accumulate_grad_hook(
-            use
-        )
-        # `use` holds no w of its own: such a cycle only the garbage collector frees. What no backward pass reaches goes.
+        w.requires_grad_().register_post_accumulate_grad_hook(use)
+        # `use` holds no w of its own: only the garbage collector would free such a cycle
         return w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
 
     def __getstate__(self) -> dict:
