@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
+TORCH := torch>=2.10,<2.14
 
 .PHONY: help install demo lab test lint notebooks figures bench study stages clean
 
@@ -11,7 +12,7 @@ help:  ## what there is to make
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev]'
 	touch $@
 
 install: .venv/installed  ## install everything into .venv

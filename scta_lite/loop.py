@@ -198,7 +198,7 @@ def failure(losses: list[float], steps: int) -> dict:
         return {}
     before = f"; it was {losses[at - 1]:.4g} before" if at else ""
     return {"status": "failed", "reason": f"the loss is {losses[at]} at step {at + 1} of {steps}{before}",
-            **dict.fromkeys(("seconds", "extrapolated", "tokens_per_s", "examples_per_s"))}  # fmt: skip
+            **dict.fromkeys(("seconds", "extrapolated", "tokens_per_s", "examples_per_s", "final_loss"))}  # fmt: skip
 
 
 def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:

@@ -7,8 +7,11 @@ import sys
 from itertools import pairwise
 
 import ipywidgets
+import nbformat
+import papermill.cli
 import pytest
 import torch
+import yaml
 from matplotlib.figure import Figure
 
 from scta_lite import figures, published_runs
@@ -128,7 +131,7 @@ def test_a_control_redraws():
     assert picture.value != drawn
 
 
-def papermill(tmp_path, *words, cwd=ROOT):
+def run_papermill(tmp_path, *words, cwd=ROOT):
     command = [sys.executable, "-m", "papermill", str(SWEEP), str(tmp_path / "out.ipynb"), "--log-level", "ERROR"]
     given = ["-p", "out", str(tmp_path / "runs"), *words]
     return subprocess.run([*command, *given], cwd=cwd, capture_output=True, text=True)
@@ -154,12 +157,26 @@ def papermill(tmp_path, *words, cwd=ROOT):
     ("-p out README.md/runs", "OSError: out folder 'README.md/runs': cannot be written"),
     ("-p resume false", "ValueError: resume='false': expected True or False"),
 ])  # fmt: skip
-def test_bad_parameters_end_with_one_line(tmp_path, words, error):
-    done = papermill(tmp_path, *words.replace(":[]", ": []").split(" ", 1) if "-y" in words else words.split())
+def test_bad_parameters_are_told(tmp_path, monkeypatch, words, error):
+    """As papermill hands them on, in this process: the cells run until one raises, before anything is trained."""
+    given = {"out": str(tmp_path / "runs")}
+    for option, name, value in re.findall(r"-(p|y) (\w+)[: ] ?(\S+)", words):
+        given[name] = yaml.safe_load(value) if option == "y" else papermill.cli._resolve_type(value)
+    notebook = papermill.parameterize.parameterize_notebook(nbformat.read(SWEEP, 4), given)
+    monkeypatch.chdir(ROOT)
+    sources = [cell["source"] for cell in code(notebook)]
+    before = next(i for i, source in enumerate(sources) if "sweep(" in source)
+    with pytest.raises((ValueError, OSError)) as raised:
+        exec("\n".join(sources[:before]), {"__name__": "__main__"})
+    assert f"{type(raised.value).__name__}: {raised.value}".startswith(error)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_a_bad_parameter_ends_papermill_with_one_line(tmp_path):
+    done = run_papermill(tmp_path, "-p", "vocba", "5000")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(error), done.stderr[-2000:]
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+    assert last.startswith("ValueError: vocba=5000: no such parameter; expected vocab"), done.stderr[-2000:]
 
 
 def test_papermill_runs_from_anywhere(tmp_path):
@@ -180,7 +197,7 @@ def test_papermill_runs_from_anywhere(tmp_path):
         "examples",
         "64",
     ]
-    done = papermill(tmp_path, *words, cwd=tmp_path)
+    done = run_papermill(tmp_path, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     made = sorted(re.sub("vocab_.*", "vocab", p.name) for p in (tmp_path / "runs").glob("fig_*"))
     assert made == 2 * ["fig_throughput_vs_vocab"] + 2 * ["fig_time_vs_vocab"]

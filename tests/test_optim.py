@@ -628,3 +628,117 @@ def test_a_moved_table_keeps_its_optimizer():
     rows.step()
     assert table.weight.dtype == torch.float64
     assert (table.weight[1] < before[1]).all()
+
+
+class TestAsTorchsOwnSuiteAsks:
+    """What PyTorch's tests of its optimizers ask of each, where it applies to tables; the names are of its own file.
+
+    Not applicable: complex, sparse and non-contiguous parameters, foreach, fused, capturable, differentiable and
+    maximize, which RowAdamW does not have; parameters on several devices; and gradients set by hand on a parameter.
+    """
+
+    def test_state_dict_deterministic(self):
+        (table, rows), _ = twins(30, 4)
+        a_few_steps(table, rows)
+        (other, its), _ = twins(30, 4)
+        with torch.no_grad():
+            other.weight.copy_(table.weight)
+        state = copy.deepcopy(rows.state_dict())
+        its.load_state_dict(state)
+        for step in range(5, 25):
+            for of, optimizer in ((table, rows), (other, its)):
+                a_few_steps(of, optimizer, [step])
+            torch.testing.assert_close(other.weight, table.weight, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(its.state_dict(), rows.state_dict(), rtol=1e-12, atol=1e-12)
+
+    def test_load_nontensor_step(self):
+        (table, rows), _ = twins(30, 4)
+        a_few_steps(table, rows)
+        state = copy.deepcopy(rows.state_dict())
+        for of in state["state"].values():
+            of["step"] = of["step"].item()
+        rows.load_state_dict(state)
+        a_few_steps(table, rows, [5])
+        assert rows.state_dict()["state"][0]["step"] == 6
+
+    def test_can_load_older_state_dict(self):
+        (table, rows), _ = twins(30, 4)
+        a_few_steps(table, rows)
+        state = copy.deepcopy(rows.state_dict())
+        for group in state["param_groups"]:
+            group["of_a_later_version"] = 1
+        rows.load_state_dict(state)
+        assert rows.param_groups[0]["params"][0] is table.stored
+
+    def test_deepcopy_copies_all_public_attrs(self):
+        (table, rows), _ = twins(30, 4)
+        for _ in range(2):
+            copied = copy.deepcopy(rows)
+            public = [{name for name in vars(each) if not name.startswith("_")} for each in (rows, copied)]
+            assert public[0] == public[1]
+            a_few_steps(table, rows)
+
+    def test_step_is_noop_when_params_have_no_grad(self):
+        (table, rows), _ = twins(30, 4)
+        before = table.weight.clone()
+        rows.step()
+        assert torch.equal(table.weight, before)
+        assert rows.state_dict()["state"] == {}
+
+    def test_step_all_hooks(self):
+        from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+        (table, rows), _ = twins(30, 4)
+        seen = []
+        handles = [
+            register_optimizer_step_pre_hook(lambda *_: seen.append("all before")),
+            register_optimizer_step_post_hook(lambda *_: seen.append("all after")),
+            rows.register_step_pre_hook(lambda *_: seen.append("before")),
+            rows.register_step_post_hook(lambda *_: seen.append("after")),
+        ]
+        try:
+            a_few_steps(table, rows, [0])
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert seen == ["all before", "before", "after", "all after"]
+
+    @pytest.mark.parametrize("name", ["lr", "weight_decay"])
+    def test_param_groups(self, name):
+        """A group with settings of its own moves by them, and the other by the optimizer's."""
+        tables = [VocabTable(9, 2).double() for _ in range(2)]
+        dense = [nn.Embedding.from_pretrained(table.weight.clone(), freeze=False) for table in tables]
+        made = []
+        for of, params, make in ((tables, tables, RowAdamW), (dense, [d.weight for d in dense], torch.optim.AdamW)):
+            made.append(
+                optimizer := make([{"params": [params[0]]}, {"params": [params[1]], name: 0.3}], lr=1e-2, eps=1e-30)
+            )
+            for step in range(8):
+                loss = sum(each(torch.tensor([step, 3])).square().sum() for each in of)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        for table, embedding in zip(tables, dense, strict=True):
+            torch.testing.assert_close(table.weight, embedding.weight.detach(), rtol=1e-12, atol=1e-12)
+
+    def test_tensor_lr(self):
+        (table, rows), (dense, whole) = twins(9, 2, eps=1e-30)
+        for of, optimizer in ((table, rows), (dense, whole)):
+            optimizer.param_groups[0]["lr"] = torch.tensor(0.01, dtype=torch.float64)
+            scheduler = lr_scheduler.ExponentialLR(optimizer, 0.9)
+            for ids in ([1, 2], [2, 3], [1, 4]):
+                of(torch.tensor(ids)).square().sum().backward()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+        torch.testing.assert_close(table.weight, dense.weight.detach(), rtol=1e-12, atol=1e-12)
+
+    def test_non_empty_state(self):
+        (table, rows), _ = twins(9, 2)
+        a_few = [1, 2]
+        table(torch.tensor(a_few)).sum().backward()
+        rows.step()
+        assert set(rows.state[table.stored]) == {"step", "exp_avg", "exp_avg_sq"}
+
+    def test_optimizer_can_be_printed(self):
+        assert "RowAdamW" in repr(twins(9, 2)[0][1])
