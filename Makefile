@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 TORCH := torch>=2.10,<2.14
+TWO := -n 2  # two processes, each with one thread of torch: with two each they would slow one another down
+
+test: export OMP_NUM_THREADS = 1
 
 .PHONY: help install demo lab test lint notebooks figures bench study stages clean
 
@@ -28,8 +31,8 @@ lab: install  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 test: install lint  ## every test, and every notebook at a small size
-	$(BIN)/python -m pytest -q
-	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/python -m pytest -q $(TWO)
+	$(BIN)/python -m pytest -q $(TWO) --nbmake --nbmake-timeout=300 notebooks
 
 lint: install  ## ruff, on code and notebooks
 	$(BIN)/ruff check .

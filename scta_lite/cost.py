@@ -14,6 +14,12 @@ import pandas as pd
 from scta_lite.runs import machine
 from scta_lite.runs.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 
+# How often a number is read or written in a step, by whole-array code:
+LOGIT_FORWARD, LOGIT_BACKWARD = 3, 4  # a logit: written, made a log-probability; made a gradient, read by two products
+VECTOR = 3  # a vector of a sampling head: in the table, gathered, in the product
+CAUGHT_UP, GIVEN_BACK = 3, 4  # a number of a borrowed row: value and moments read; its gradient read, the three written
+ADAMW = 7  # a parameter that AdamW moves: read with its gradient and two moments, written with the moments
+GRU_STATES = 12  # arrays (N, d) of the GRU and its gates, written forward, and both read and written backward
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
 EXACT = ("ce", "ce_chunked", "ce_lowrank")  # heads that score all V tokens at every position
@@ -47,29 +53,29 @@ def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
 def work(spec: Spec) -> pd.DataFrame:
     """FLOPs (two for a multiply-add) and bytes moved by a step for each phase: columns `flops`, `bytes`.
 
-    A logit is written, made a log-probability, made a gradient, and read by both products of the backward pass: 7
-    accesses. A parameter that AdamW moves is read with its gradient and two moments, and written with the moments: 7.
+    The accesses that are counted stand at the top of the module. CE in chunks makes its gradients in the forward pass,
+    chunk by chunk, and computes each chunk's logits twice.
     """
     spec = _alike(spec)
-    N, V, d, D = spec.positions, spec.vocab, spec.hidden, spec.semantic_dim
-    counts, used = parameters(spec), rows_used(spec)
-    rows, dense = sum(n * dim for n, dim in used.values()), _dense(spec)
-    logits, width = _logits(spec), D if spec.method == "ce_lowrank" else d
-    sampled = spec.method in SAMPLED
-    multiplied = {"ce_lowrank": N * D * (V + d), "backbone": 0}
-    head = N * D * d + D * _scores(spec) if sampled else multiplied.get(spec.method, logits * width)
-    if spec.method == "adaptive":
-        head = sum(N * share * (size + d * (w < d)) * w for w, size, share in _clusters(spec))
-    read = 3 * _vectors(spec) * D if sampled else counts["head"]  # table, rows, product
-    early = spec.method == "ce_chunked"  # its gradients are made in the forward pass, chunk by chunk
-    gru, states = 6 * N * d * d, 12 * N * d
+    N, D, d = spec.positions, spec.semantic_dim, spec.hidden
+    rows = sum(n * dim for n, dim in rows_used(spec).values())
+    dense, logits, states = _dense(spec), _logits(spec), GRU_STATES * N * d
+    read = VECTOR * _vectors(spec) * D if spec.method in SAMPLED else parameters(spec)["head"]
+    forward = states + read + LOGIT_FORWARD * logits + CAUGHT_UP * rows
+    of_head = read + LOGIT_BACKWARD * logits
     floats = {
-        "forward": states + read + (7 if early else 3) * logits + 3 * rows + early * 2 * read,
-        "backward": 2 * states + dense + (0 if early else read + 4 * logits),
-        "optimizer": 7 * dense + 4 * rows,
+        "forward": forward,
+        "backward": 2 * states + dense + of_head,
+        "optimizer": ADAMW * dense + GIVEN_BACK * rows,
     }
-    macs = {"forward": gru + (3 if early else 1) * head, "backward": 2 * gru + (0 if early else 2) * head}
-    return pd.DataFrame({"flops": pd.Series(macs) * 2, "bytes": pd.Series(floats) * FLOAT}).fillna(0).loc[list(floats)]
+    gru, head = 6 * N * d * d, _head_products(spec)  # multiply-adds: three gates, of input and state
+    products = {"forward": gru + head, "backward": 2 * gru + 2 * head, "optimizer": 0}
+    if spec.method == "ce_chunked":
+        for counted, moved in ((floats, of_head), (products, 2 * head)):
+            counted["forward"] += moved
+            counted["backward"] -= moved
+        floats["forward"] += read
+    return pd.DataFrame({"flops": pd.Series(products) * 2, "bytes": pd.Series(floats) * FLOAT})
 
 
 def floor(spec: Spec, ceilings: dict[str, float]) -> pd.Series:
@@ -164,6 +170,20 @@ def _logits(spec: Spec) -> int:
     if spec.method == "adaptive":
         return int(sum(spec.positions * share * size for _, size, share in _clusters(spec)))
     return spec.positions * spec.vocab if spec.method in EXACT else 0
+
+
+def _head_products(spec: Spec) -> float:
+    """Multiply-adds of the head's products in a forward pass."""
+    N, V, d, D = spec.positions, spec.vocab, spec.hidden, spec.semantic_dim
+    if spec.method == "backbone":
+        return 0
+    if spec.method in SAMPLED:
+        return N * D * d + D * _scores(spec)
+    if spec.method == "ce_lowrank":
+        return N * D * (V + d)
+    if spec.method == "adaptive":
+        return sum(N * share * (size + d * (width < d)) * width for width, size, share in _clusters(spec))
+    return N * V * d
 
 
 def _clusters(spec: Spec) -> list[tuple[int, int, float]]:

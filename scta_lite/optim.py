@@ -24,6 +24,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,13 @@ class RowAdamW(torch.optim.Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Takes the state of a RowAdamW, or of torch's AdamW, over tables of the same sizes in the same order."""
+        """Takes the state of a RowAdamW, or of torch's AdamW, over tables of the same sizes in the same order.
+
+        ValueError for a state of other sizes, or of an AdamW with `amsgrad` or `maximize`.
+        """
+        for group, name in product(state_dict["param_groups"], ("amsgrad", "maximize")):
+            if group.get(name):
+                raise ValueError(f"{name}={group[name]!r}: expected the state of an AdamW without it")
         for i, ledger in enumerate(self._ledgers.values()):
             for name in ("exp_avg", "exp_avg_sq"):
                 found = state_dict["state"].get(i, {}).get(name)
@@ -156,8 +163,11 @@ class RowAdamW(torch.optim.Optimizer):
 
         A training that goes on from it is the same bit by bit, where `state_dict` would round the rows once more.
         """
-        begun = [ledger for ledger in self._ledgers.values() if ledger.begun]
-        return {f"{i}.{name}": x for i, ledger in enumerate(begun) for name, x in ledger.tensors().items()}
+        tensors = {}
+        for i, ledger in enumerate(self._ledgers.values()):
+            if ledger.begun:
+                tensors |= {f"{i}.{name}": x for name, x in ledger.tensors().items()}
+        return tensors
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor]) -> None:

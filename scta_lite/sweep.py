@@ -159,7 +159,9 @@ def main(words: list[str] | None = None) -> None:
     try:
         if rounds < 1:
             raise ValueError(f"rounds={rounds}: expected an integer from 1 up")
-        specs = [replace(s, seed=s.seed + n) for n in range(rounds) for s in grid(**settings)]
+        specs = []
+        for n in range(rounds):
+            specs += [replace(spec, seed=spec.seed + n) for spec in grid(**settings)]
         out = out or ROOT / "runs" / machine.slug(machine.device(specs[0].device))
         runs = sweep(specs, out, resume=not again, force=force)
     except (ValueError, OSError) as error:

@@ -555,6 +555,29 @@ def test_a_state_of_other_sizes_is_refused():
         other.load_state_dict(rows.state_dict())
 
 
+@pytest.mark.parametrize("setting", ["amsgrad", "maximize"])
+def test_a_state_of_another_algorithm_is_refused(setting):
+    (table, rows), (dense, _) = twins(30, 4)
+    whole = torch.optim.AdamW(dense.parameters(), **{setting: True})
+    a_few_steps(dense, whole)
+    with pytest.raises(ValueError, match=f"^{setting}=True: expected the state of an AdamW without it"):
+        rows.load_state_dict(whole.state_dict())
+    a_few_steps(table, rows)
+
+
+def test_a_snapshot_of_which_one_table_was_not_read():
+    tables = [VocabTable(9, 2) for _ in range(2)]
+    rows = RowAdamW(tables, lr=0.1)
+    a_few_ids = torch.tensor([1, 2])
+    tables[1](a_few_ids).sum().backward()
+    rows.step()
+    others = [VocabTable(9, 2) for _ in range(2)]
+    its = RowAdamW(others, lr=0.1)
+    its.restore({name: x.clone() for name, x in rows.snapshot().items()})
+    assert torch.equal(others[1].weight, tables[1].weight)
+    assert not torch.equal(others[0].weight, tables[0].weight)
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
 def test_a_table_and_its_optimizer_are_copied_together(copied):
     (table, rows), _ = twins(30, 4)

@@ -123,6 +123,29 @@ def test_the_table_of_step_times_is_that_of_the_stored_rounds():
         assert cell.removesuffix(" |") == f"{run.step_ms:,.0f} ms: {times}", run
 
 
+def test_like_is_compared_with_like():
+    runs = load_runs(BENCH)
+    step = runs[runs.corpus != "zipf"].set_index(["vocab", "method", "optimizer", "seed"]).step_ms.astype(float)
+    for name, above, below in (
+        ("both with a dense optimiser, as published", ("ce", "dense"), ("semantic", "dense")),
+        ("both on rows, CE in chunks", ("ce_chunked", "rows"), ("semantic", "rows")),
+        ("mixed: CE with a dense optimiser, SEMANTIC on rows", ("ce", "dense"), ("semantic", "rows")),
+    ):
+        cells = [f"{(step.loc[(V, *above)] / step.loc[(V, *below)]).median():.3g}" for V in PAPER.vocabs]
+        assert f"| {name} | {' | '.join(cells)} |" in README
+    sparse = step.loc[(1_000_000, "semantic", "sparse")] / step.loc[(1_000_000, "semantic", "rows")]
+    assert f"At 1M it takes {sparse.median():.2f} times as long as rows." in README
+
+
+def test_measured_steps_are_enough():
+    """At least four of each method a round; five rounds up to 200K, three at 1M."""
+    runs = load_runs(BENCH).query("status == 'ok' and corpus != 'zipf'")
+    assert runs.steps_measured.min() >= 4
+    rounds = runs.groupby(["vocab", "method", "optimizer"]).seed.nunique()
+    assert rounds[[50_000, 200_000]].min() >= 5
+    assert rounds[1_000_000].min() >= 3
+
+
 def test_the_growth_in_prose_is_that_of_the_stored_rounds():
     runs = load_runs(BENCH).query("optimizer == 'rows'")
     step = runs[runs.method == "semantic"].groupby([runs.corpus == "zipf", "vocab"]).step_ms.median()

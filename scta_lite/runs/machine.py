@@ -47,6 +47,7 @@ def name(on: torch.device) -> str:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    model = " ".join(re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b", "", model).split())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # what a job may use
     return f"{model}, {cores} cores"
 

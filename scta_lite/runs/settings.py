@@ -28,11 +28,16 @@ def grid(**settings: Any) -> list[Spec]:
 
 
 def _listed(name: str, value: Any) -> list:
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    values = [part for v in values for part in (v.strip("[]() ").split(",") if isinstance(v, str) else [v])]
+    """The values that a list, one value, or a string such as "50k, 200k" stands for."""
+    values = []
+    for part in list(value) if isinstance(value, list | tuple) else [value]:
+        if isinstance(part, str):
+            values += [_suffixed(word) for word in part.strip("[]() ").split(",")]
+        else:
+            values.append(part)
     if not values or values == [""]:
         raise ValueError(f"{name}={value!r}: expected at least one value")
-    return [_suffixed(v) if isinstance(v, str) else v for v in values]
+    return values
 
 
 def _suffixed(part: str) -> float | str:
