@@ -7,12 +7,13 @@ import sys
 from itertools import pairwise
 
 import ipywidgets
-import nbformat
 import papermill.cli
+import papermill.parameterize
 import pytest
 import torch
 import yaml
 from matplotlib.figure import Figure
+from papermill.iorw import load_notebook_node
 
 from scta_lite import figures, published_runs
 from scta_lite.files import ROOT
@@ -162,7 +163,7 @@ def test_bad_parameters_are_told(tmp_path, monkeypatch, words, error):
     given = {"out": str(tmp_path / "runs")}
     for option, name, value in re.findall(r"-(p|y) (\w+)[: ] ?(\S+)", words):
         given[name] = yaml.safe_load(value) if option == "y" else papermill.cli._resolve_type(value)
-    notebook = papermill.parameterize.parameterize_notebook(nbformat.read(SWEEP, 4), given)
+    notebook = papermill.parameterize.parameterize_notebook(load_notebook_node(str(SWEEP)), given)
     monkeypatch.chdir(ROOT)
     sources = [cell["source"] for cell in code(notebook)]
     before = next(i for i, source in enumerate(sources) if "sweep(" in source)
