@@ -21,6 +21,7 @@ change, AMSGrad, maximize, and gradient scaling.
 """
 
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -43,8 +44,8 @@ class RowAdamW(torch.optim.Optimizer):
     `tables`: VocabTables, or groups `{"params": tables, "lr": …}`. The look-ups of a table between two steps are
     merged, each with the gradient that its backward passes gave it. `step` moves their rows and uses their gradients
     up: without a `zero_grad` they do not add up over steps, as those of a dense table would. `touched` gives the rows
-    to move, for clipping. `flush` brings every row up to date, which reading `table.weight` does too. A table keeps no
-    hold of its optimizer, and the last one made over it has it: flush before letting that go.
+    to move, for clipping. `flush` brings every row up to date; so do `table.weight`, `state_dict`, and the end of the
+    optimizer. The last optimizer that was made over a table has it, and one before no longer moves it.
 
     ValueError for settings outside AdamW's range, for betas for which the missed steps have no finite sum, and for
     betas that change; RuntimeError for a backward pass through rows that were read before the last step.
@@ -68,8 +69,8 @@ class RowAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ):
-        if isinstance(tables, VocabTable):
-            raise ValueError(f"tables={tables!r}: expected a list of VocabTables")
+        if isinstance(tables, torch.nn.Module):
+            raise ValueError(f"tables={type(tables).__name__}: expected a list of VocabTables")
         self._ledgers: dict[Tensor, _Ledger] = {}
         super().__init__(tables, {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay})
 
@@ -78,7 +79,8 @@ class RowAdamW(torch.optim.Optimizer):
         tables = param_group["params"]
         tables = [tables] if isinstance(tables, VocabTable) else list(tables)
         if not all(isinstance(table, VocabTable) for table in tables) or len(set(tables)) < len(tables):
-            raise ValueError(f"tables={tables!r}: expected VocabTables, each once")
+            kinds = ", ".join(dict.fromkeys(type(table).__name__ for table in tables))
+            raise ValueError(f"tables of type {kinds}: expected VocabTables, each once; torch's AdamW takes all else")
         _checked({**self.defaults, **param_group})
         super().add_param_group({**param_group, "params": [table.stored for table in tables]})
         for table in tables:
@@ -198,6 +200,10 @@ class RowAdamW(torch.optim.Optimizer):
         w.requires_grad_().register_post_accumulate_grad_hook(use)
         # `use` holds no w of its own: only the garbage collector would free such a cycle
         return w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
+
+    def __del__(self):
+        if getattr(self, "_ledgers", None) and not sys.is_finalizing():
+            self.flush()  # no one else could make up what the rows have missed
 
     def __getstate__(self) -> dict:
         self.flush()

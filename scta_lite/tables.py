@@ -75,18 +75,15 @@ class VocabTable(nn.Module):
         optimizer = self.owner()
         if torch.is_grad_enabled():
             if optimizer is None:
-                raise RuntimeError("optimizer=None: this table's rows cannot be trained; expected a RowAdamW([table])")
+                raise RuntimeError("optimizer=None: this table's rows cannot be trained; expected a RowAdamW([table]), "
+                                   "or torch.no_grad() to read them only")  # fmt: skip
             return optimizer.borrow(self, ids)
         return F.embedding(ids, self.weight)
 
     def owner(self) -> RowAdamW | None:
-        """The optimizer that has the table; RuntimeError if that is gone and has left rows behind."""
+        """The optimizer that has the table, if any."""
         optimizer = self.optimizer()
-        owned = optimizer is not None and optimizer.owns(self)
-        if self.behind and not owned:
-            raise RuntimeError("optimizer=None: it is gone, and some rows have missed steps; "
-                               "expected optimizer.flush() before that")  # fmt: skip
-        return optimizer if owned else None
+        return optimizer if optimizer is not None and optimizer.owns(self) else None
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.dim}"

@@ -161,9 +161,10 @@ def main(arguments: list[str] | None = None) -> None:
             result = train(spec, progress=show, checkpoint=out, checkpoint_s=checkpoint_s)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print(result.save(out))
     if result.status != "ok":
-        parser.exit(1, f"{parser.prog}: {result.status}: {result.reason}\n")
+        result.model = None
+        parser.exit(1, f"{parser.prog}: {result.status}: {result.reason} ({result.save(out)})\n")
+    print(result.save(out))
 
 
 def _serve(spec: Spec, out: Path) -> None:

@@ -43,6 +43,7 @@ from scta_lite.runs.settings import arguments, parameters
     ("warmup", 2500, "fewer than the steps of the run"),
     ("clip", 0, "a finite number above 0"),
     ("end_factor", 1.5, "at most 1"),
+    ("end_factor", 0.5, "a schedule of linear or cosine with it"),
     ("end_factor", -0.1, "a number from 0 up"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, value, expected):

@@ -76,6 +76,11 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
     ("steps", lambda s: (s.steps or 0) > s.steps_total, "at most {0.steps_total}, a whole training; raise epochs"),
     ("warmup", lambda s: s.warmup >= (s.steps or s.steps_total), "fewer than the steps of the run"),
     ("end_factor", lambda s: s.end_factor > 1, "at most 1"),
+    (
+        "end_factor",
+        lambda s: s.schedule == "constant" and "end_factor" in s.changes(),
+        "a schedule of linear or cosine with it",
+    ),
     ("clip", lambda s: s.clip and s.optimizer == "sparse", "None with optimizer='sparse', which torch cannot clip"),
     (
         "method",
