@@ -29,7 +29,8 @@ def cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int 
     are left out of the sum and of N, as torch leaves them out; where all are, L is NaN, as torch's.
 
     With `chunk`, only (chunk, V) logits exist at a time: each chunk's are computed again in the backward pass, for the
-    same result at one more product with W. ValueError names an argument of a wrong shape or dtype, or chunk < 1.
+    same result at one more product with W. The sum over chunks is in float32 at least. ValueError names an argument of
+    a wrong shape or dtype, or chunk < 1.
 
     >>> cross_entropy(torch.zeros(3, 4), torch.ones(50_000, 4), torch.tensor([0, 1, 2])).item()  # ln V
     10.819...
@@ -42,7 +43,8 @@ def cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int 
     checks.integer("chunk", chunk, 1)
 
     def summed(h: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(h @ weight.T, y, reduction="sum")  # (chunk, V) logits
+        logits = h @ weight.T  # (chunk, V)
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="sum")
 
     pairs = zip(hidden.split(chunk), target.split(chunk), strict=True)
     return sum(checkpoint(summed, h, y, use_reentrant=False) for h, y in pairs) / (target != IGNORED).sum()
@@ -95,8 +97,8 @@ def semantic_loss(
 
     s_t = cos(q_t, p_t)/τ and s_tj = cos(q_t, n_tj)/τ, for query q: (N, D), positive p: (N, D), and negatives n:
     (N, K, D), K of its own for each position, or (S, D), shared by all. `log_q` and `hits` as in `contrastive_loss`.
-    Differentiable twice, under `torch.func` and `torch.compile` too. ValueError names an argument of a wrong shape or
-    dtype, or a temperature that is not above 0.
+    Differentiable twice, in reverse mode, under `torch.func` and `torch.compile` too. ValueError names an argument of a
+    wrong shape or dtype, or a temperature that is not above 0; one that is a tensor is not read.
 
     >>> q = torch.tensor([[2.0, 0.0]])
     >>> semantic_loss(q, positive=q, negatives=torch.tensor([[-1.0, 0.0], [0.0, 5.0]]), temperature=1.0).item()

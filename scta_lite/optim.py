@@ -13,11 +13,12 @@ up to (derived in notebook 05)
 
 A and B depend on s alone, not on the row: each step adds a term to those of the last few hundred s, and all that is
 older is final. The rates may change from step to step, by any scheduler. The sums are exact for ε = 0; ε itself is met
-by its mean over the missed steps. Where |g| ≫ ε that is exact to first order; where |g| ≪ ε a row read once moves
-wrongly by 11% if that was at step 1, 1% at step 31, 0.013% at step 501, and never by more.
+by its mean over the missed steps. Where |g| ≫ ε that is exact to first order. Where |g| ≪ ε, at the default betas and a
+constant rate, a row read once moves wrongly by 11% if that was at step 1, 1% at step 31, 0.013% at step 501; by a few
+times that with other betas, or rates that rise quickly.
 
 Nothing waits for a GPU; nothing has V rows but the tables, their moments, and one integer a row. Left out: betas that
-change, AMSGrad, maximize, and gradient scaling.
+change, AMSGrad, maximize, gradient scaling, and averages of weights (`swa_utils`), which look for parameters.
 """
 
 import math
@@ -36,6 +37,8 @@ from scta_lite.tables import Borrowed, VocabTable, distinct, merged
 
 _FLUSHED = 1 << 14  # rows brought up to date at a time
 _NOTHING = 1e-18  # of a sum, a share that no float64 shows
+_CLOSEST = 0.9997  # β1 to β2 (1 - λ): up to this a sum is final after 140,000 steps
+_LOOK_UPS = 8  # that wait for a step, each with rows of its own; more are merged
 
 
 class RowAdamW(torch.optim.Optimizer):
@@ -84,10 +87,14 @@ class RowAdamW(torch.optim.Optimizer):
         _checked({**self.defaults, **param_group})
         super().add_param_group({**param_group, "params": [table.stored for table in tables]})
         for table in tables:
+            used = {}
             if (earlier := table.owner()) is not None:  # a table has one optimizer, the last
                 earlier.flush()
-                earlier._let_go(table)
+                used = earlier._let_go(table)
             self._adopt(table, self.param_groups[-1])
+            if used:  # gradients that no step has used
+                self._begin(self._ledgers[table.stored])
+                self._ledgers[table.stored].take_over(used)
 
     def owns(self, table: VocabTable) -> bool:
         """Whether this optimizer has the table."""
@@ -167,8 +174,9 @@ class RowAdamW(torch.optim.Optimizer):
         """
         tensors = {}
         for i, ledger in enumerate(self._ledgers.values()):
-            if ledger.begun:
-                tensors |= {f"{i}.{name}": x for name, x in ledger.tensors().items()}
+            if not ledger.begun:
+                self._begin(ledger)
+            tensors |= {f"{i}.{name}": x for name, x in ledger.tensors().items()}
         return tensors
 
     @torch.no_grad()
@@ -176,9 +184,8 @@ class RowAdamW(torch.optim.Optimizer):
         """Puts back what `snapshot` gave, of tables of the same sizes in the same order."""
         for i, ledger in enumerate(self._ledgers.values()):
             mine = {name.partition(".")[2]: x for name, x in tensors.items() if name.startswith(f"{i}.")}
-            if mine:
-                self._begin(ledger, steps=int(mine["step"]))
-                ledger.restore(mine)
+            self._begin(ledger, steps=int(mine["step"]))
+            ledger.restore(mine)
 
     def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
         """Rows (…, dim) of ids (…), current, whose gradient `step` will use; `table(ids)` calls this."""
@@ -188,14 +195,19 @@ class RowAdamW(torch.optim.Optimizer):
         once, places = distinct(ids.long(), pad=table.rows)
         with torch.no_grad():
             _, w, m, v = ledger.current(once)
-        read = ledger.steps
+        read, began = ledger.steps, ledger.began
 
         def use(w: Tensor) -> None:
+            if ledger.began != began or not self.owns(table):
+                raise RuntimeError("rows read before load_state_dict, restore, or a new RowAdamW: "
+                                   "expected their backward pass before that")  # fmt: skip
             if ledger.steps != read:
                 raise RuntimeError(
                     f"rows read after step {read}: expected their backward pass before step {ledger.steps}"
                 )
             ledger.used[id(w)], ledger.had_gradient = Borrowed(once, w, m, v), True
+            if len(ledger.used) > _LOOK_UPS:
+                ledger.rows()
 
         w.requires_grad_().register_post_accumulate_grad_hook(use)
         # `use` holds no w of its own: only the garbage collector would free such a cycle
@@ -214,23 +226,25 @@ class RowAdamW(torch.optim.Optimizer):
         super().__setstate__({name: value for name, value in state.items() if name != "tables"})
         if tables:
             self._ledgers = {}
-        by_stored = {table.stored: table for table in tables}
-        for group in self.param_groups:
-            for stored in group["params"]:
-                table = by_stored[stored] if tables else self._ledgers[stored].table
-                self._adopt(table, group)
-                if found := self.state.get(stored):
-                    self._begin(self._ledgers[stored], found, steps=int(found["step"]))
+        groups = {stored: group for group in self.param_groups for stored in group["params"]}
+        for table in tables:
+            self._adopt(table, groups[table.stored])
+        for stored, ledger in self._ledgers.items():
+            ledger.betas = tuple(groups[stored]["betas"])
+            found, used = self.state.get(stored), ledger.used
+            if found or ledger.begun:
+                self._begin(ledger, found, steps=int(found["step"]) if found else 0)
+                ledger.take_over(used)
 
     def _adopt(self, table: VocabTable, group: dict) -> None:
         table.optimizer, table.behind = weakref.ref(self), False
         self._ledgers[table.stored] = _Ledger(table, tuple(group["betas"]))
 
-    def _let_go(self, table: VocabTable) -> None:
+    def _let_go(self, table: VocabTable) -> dict[int, Borrowed]:
         for group in self.param_groups:
             group["params"] = [stored for stored in group["params"] if stored is not table.stored]
         self.state.pop(table.stored, None)
-        del self._ledgers[table.stored]
+        return self._ledgers.pop(table.stored).used
 
     def _begin(self, ledger: "_Ledger", found: dict | None = None, steps: int = 0) -> None:
         """Makes the moments, or takes those `found`, after so many steps; `state` shows them as AdamW's does."""
@@ -251,13 +265,13 @@ class _Ledger:
     used: dict[int, Borrowed] = field(default_factory=dict)  # look-ups that a backward pass gave a gradient
     had_gradient: bool = False  # since the last zero_grad to None
     zeros: bool = False  # the gradients were set to 0: without a look-up a step moves the rows all the same
-    begun: bool = False
+    began: int = 0  # times that the moments were made anew: at first, and where others were loaded
     steps: int = 0  # steps done, as `step` has it, without asking the device
     log_kept: float = 0.0  # Σ ln(1-λ_j) over them
 
     def begin(self, steps: int) -> None:
         stored = self.table.stored
-        self.begun, self.steps = True, steps
+        self.began, self.steps, self.log_kept, self.used = self.began + 1, steps, 0.0, {}
         self.m, self.v = torch.zeros_like(stored), torch.zeros_like(stored)  # (rows + 1, dim)
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
         self.step = stored.new_full((), steps, dtype=torch.float32)
@@ -265,6 +279,17 @@ class _Ledger:
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
         self.powers = stored.new_zeros(2, 0, dtype=torch.float64)  # of r and of r/√β2: …, second, first
+
+    @property
+    def begun(self) -> bool:
+        return self.began > 0
+
+    @torch.no_grad()
+    def take_over(self, used: dict[int, Borrowed]) -> None:
+        """Keeps look-ups whose gradients wait for a step, with the moments that now hold."""
+        for key, rows in used.items():
+            m, v = (F.embedding(rows.ids, stored) for stored in (self.m, self.v))
+            self.used[key] = rows._replace(m=m, v=v)
 
     def rounded(self, number: float) -> float:
         """As the table's dtype has it: by this a dense AdamW multiplies."""
@@ -336,7 +361,6 @@ class _Ledger:
             mine[name].copy_(tensors[name])
         self.sums[: self.steps + 1] = tensors["sums"]
         self.log_kept = float(tensors["sums"][-1, 2])
-        self.used.clear()
         self.table.behind = self.steps > 0
 
 
@@ -362,9 +386,12 @@ def _checked(group: dict, ledger: _Ledger | None = None) -> tuple[float, float, 
         if not 0 <= float(group[name]) < math.inf:
             raise ValueError(f"{name}={group[name]!r}: expected a finite number from 0 up")
     lr, eps, weight_decay = (float(group[name]) for name in ("lr", "eps", "weight_decay"))
+    for name in ("amsgrad", "maximize"):
+        if group.get(name):
+            raise ValueError(f"{name}={group[name]!r}: expected False; RowAdamW does not have it")
     betas = tuple(group["betas"])
-    if not (len(betas) == 2 and 0 <= betas[0] < betas[1] * (1 - lr * weight_decay) and betas[1] < 1):
-        raise ValueError(f"betas={betas}: expected 0 ≤ β1 < β2 (1 - λ) and β2 < 1, "
+    if not (len(betas) == 2 and 0 <= betas[0] < _CLOSEST * betas[1] * (1 - lr * weight_decay) and betas[1] < 1):
+        raise ValueError(f"betas={betas}: expected 0 ≤ β1 < {_CLOSEST} β2 (1 - λ) and β2 < 1, "
                          f"with λ = lr · weight_decay = {lr * weight_decay:g}")  # fmt: skip
     if ledger and betas != ledger.betas:
         raise ValueError(f"betas={betas}: expected {ledger.betas}, with which the table began; "

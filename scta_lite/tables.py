@@ -25,7 +25,9 @@ class VocabTable(nn.Module):
     `table(ids)` gives (…, dim) for integer ids of any shape. While gradients are recorded it needs its optimizer, and
     raises RuntimeError without one. `weight` is the whole table, (rows, dim), up to date and outside autograd; a change
     in place sets the rows, but not those that were read since the last step, which the next step writes. A copy of the
-    table alone is up to date and has no optimizer.
+    table alone is up to date and has no optimizer. A table has no parameters: `model.zero_grad()` and
+    `model.requires_grad_(False)` do not see it. Its optimizer's `zero_grad` forgets its gradients; one that is not to be
+    trained is read under `torch.no_grad()`.
 
     >>> from scta_lite import RowAdamW
     >>> table = VocabTable(1_000_000, 2)
@@ -41,6 +43,7 @@ class VocabTable(nn.Module):
         self.rows, self.dim = rows, dim
         self.register_buffer("stored", torch.zeros(rows + 1, dim), persistent=False)  # the last row is for padding
         nn.init.normal_(self.stored[:rows])
+        self.stored[rows:].fill_(torch.nan)  # no look-up reads it but one of an id that is not there, on a GPU
         self.optimizer, self.behind = _nobody, False  # behind: some rows have missed steps
 
     @classmethod
@@ -136,6 +139,8 @@ def distinct(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
 
 def distinct_padded(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     """The same for a GPU: (U,) with U the number of ids, the last ones `pad`."""
+    if not ids.numel():
+        return ids.flatten(), ids
     ordered, order = ids.flatten().sort()
     place = F.pad(ordered.diff() != 0, (1, 0)).cumsum(0)  # of each ordered id among the distinct
     once = torch.full_like(ordered, pad).scatter_(0, place, ordered)

@@ -283,6 +283,13 @@ def test_negatives_that_outweigh_the_positive_in_float64():
     assert semantic_loss(query, positive, negatives).item() == pytest.approx(exact, abs=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_chunks_of_half_precision_are_summed_in_float32(dtype):
+    hidden, weight = torch.zeros(9000, 4, dtype=dtype), torch.randn(2000, 4).to(dtype)
+    loss = cross_entropy(hidden, weight, torch.arange(9000) % 2000, chunk=64)
+    assert loss.item() == pytest.approx(math.log(2000), rel=1e-6)
+
+
 @pytest.mark.parametrize("chunk", [None, 2, 3, 100])
 def test_ignored_targets_count_for_nothing(chunk):
     hidden, weight = tensors((N, d), (V, d))

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from scta_lite import Result, Spec, grid
@@ -70,6 +71,14 @@ def test_run_id_is_frozen():
     assert Spec(method="ce", vocab=50_000).run_id("zipf-1") == "ce-50000-8d6f397c"
     spec = Spec(method="semantic", vocab=1_000_000, steps=12, seed=3, lr=1e-3, betas=[0.9, 0.99])
     assert spec.run_id("abc") == "semantic-1000000-13e45c7e"
+
+
+def test_equal_specs_have_equal_ids():
+    """Whatever kind of number was given."""
+    specs = [
+        Spec(method="ce", vocab=9, negatives=3, betas=betas) for betas in ((0, 0.9), (0.0, 0.9), [np.float64(0), 0.9])
+    ]
+    assert len(set(specs)) == len({spec.run_id("x") for spec in specs}) == 1
 
 
 def test_run_id_knows_the_corpus_by_its_fingerprint():

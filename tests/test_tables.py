@@ -27,6 +27,17 @@ def test_the_way_of_a_gpu_gives_the_same(monkeypatch):
     torch.testing.assert_close(padded[0].weight, expected[0].weight, rtol=1e-12, atol=1e-12)
 
 
+def test_an_id_that_is_not_there_gives_no_number_on_a_gpu(monkeypatch):
+    """Where nothing may wait for the ids: the row for padding holds NaN, and no ids are none."""
+    monkeypatch.setattr(optim, "distinct", tables.distinct_padded)
+    (table, rows), _ = twins(5, 2)
+    assert table(torch.tensor([5, 1]))[0].isnan().all()
+    table(torch.tensor([1, 1, 2])).sum().backward()
+    rows.step()
+    assert table.weight.isfinite().all()
+    assert table(torch.empty(0).long()).shape == (0, 2)
+
+
 def test_padding_has_every_id_once():
     ids = torch.tensor([[5, 3, 5], [9, 3, 0]])
     distinct, places = tables.distinct_padded(ids, pad=10)

@@ -67,7 +67,8 @@ def _from_0(value: Any) -> float | None:
 
 def _betas(value: Any) -> tuple[float, float] | None:
     numbers = [_number(b) for b in value] if isinstance(value, list | tuple) else []
-    return tuple(numbers) if len(numbers) == 2 and all(b is not None and 0 <= b < 1 for b in numbers) else None
+    fits = len(numbers) == 2 and all(b is not None and 0 <= b < 1 for b in numbers)
+    return tuple(float(b) for b in numbers) if fits else None
 
 
 RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
@@ -81,6 +82,7 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
         lambda s: s.schedule == "constant" and "end_factor" in s.changes(),
         "a schedule of linear or cosine with it",
     ),
+    ("betas", lambda s: s.optimizer == "rows" and s.betas[0] >= s.betas[1], "β1 < β2 with optimizer='rows'"),
     ("clip", lambda s: s.clip and s.optimizer == "sparse", "None with optimizer='sparse', which torch cannot clip"),
     (
         "method",
