@@ -26,7 +26,7 @@ class VocabTable(nn.Module):
     raises RuntimeError without one. `weight` is the whole table, (rows, dim), up to date and outside autograd; a change
     in place sets the rows, but not those that were read since the last step, which the next step writes. A copy of the
     table alone is up to date and has no optimizer. A table has no parameters: `model.zero_grad()` and
-    `model.requires_grad_(False)` do not see it. Its optimizer's `zero_grad` forgets its gradients; one that is not to be
+    `model.requires_grad_(False)` do not see it: `optimizer.zero_grad()` forgets gradients, and one that is not to be
     trained is read under `torch.no_grad()`.
 
     >>> from scta_lite import RowAdamW
