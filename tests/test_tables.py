@@ -191,3 +191,20 @@ def test_a_model_on_rows_is_saved_whole_and_read_back(tiny, tmp_path):
         assert torch.equal(again.model.state_dict()[name], value)
     with pytest.raises(RuntimeError, match=r"head\.table\.weight"):
         again.model.load_state_dict({k: v for k, v in again.model.state_dict().items() if k != "head.table.weight"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_embeddings_become_tables_and_come_back(dtype):
+    embedding = torch.nn.Embedding(9, 3, dtype=dtype)
+    table = VocabTable.from_embedding(embedding)
+    assert table.weight.dtype == dtype
+    assert torch.equal(table.weight, embedding.weight)
+    assert table.weight.data_ptr() != embedding.weight.data_ptr()
+    rows = RowAdamW([table], lr=0.1)
+    for ids in ([1, 2], [3]):
+        table(torch.tensor(ids)).sum().backward()
+        rows.step()
+    back = table.to_embedding()
+    assert back.weight.requires_grad
+    assert torch.equal(back.weight, table.weight)  # with the steps that a row has missed
+    assert not torch.equal(back.weight, embedding.weight)
