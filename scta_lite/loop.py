@@ -27,6 +27,8 @@ from scta_lite.runs.spec import Spec
 from scta_lite.runs.timing import Clock, Progress, StepTimer, Ticker
 from scta_lite.tables import VocabTable
 
+FORMAT = "2"  # of a checkpoint: what it holds, under which names
+
 
 class Training:
     """A run under way: its model and optimizers, what it drew and found so far, and its next step."""
@@ -77,7 +79,8 @@ class Training:
         from safetensors.torch import save_file  # only here: a sweep needs no safetensors
 
         found = {"done": self.done, "seconds": self.clock.seconds(), "validation": self.validation}
-        header = {"spec": json.dumps(asdict(self.spec)), "id": self.spec.run_id(""), "found": json.dumps(found)}
+        header = {"format": FORMAT, "spec": json.dumps(asdict(self.spec)), "id": self.spec.run_id(""),
+                  "found": json.dumps(found)}  # fmt: skip
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(self._tensors(), temporary, header)
         with temporary.open("rb") as file:
@@ -85,11 +88,13 @@ class Training:
         temporary.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Goes back to where the checkpoint was written; ValueError if that was in a run of another Spec."""
+        """Goes back to where the checkpoint was written; ValueError if it is another version's, or another Spec's."""
         from safetensors import safe_open
 
         with safe_open(path, "pt", device=str(self.ids.device)) as file:
             header = file.metadata()
+            if header.get("format") != FORMAT:  # else what it holds under other names would be missing without a word
+                raise ValueError(f"checkpoint={path.name!r}: of an earlier version; expected none, to begin again")
             if header["id"] != self.spec.run_id(""):  # which counts a first stage by its id, wherever it lies
                 raise ValueError(f"checkpoint={path.name!r}: of the Spec {header['spec']}; expected {self.spec}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

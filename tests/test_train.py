@@ -201,6 +201,23 @@ def test_a_checkpoint_of_another_spec_is_refused(tiny, tmp_path):
         train(other, checkpoint=tmp_path)
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused(tiny, tmp_path):
+    """It would go on with fresh moments, since these had other names."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    spec = tiny("ce")
+    with pytest.raises(Interrupted):
+        train(spec, progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+    (left,) = tmp_path.glob("*.checkpoint.safetensors")
+    with safe_open(left, "pt") as file:
+        header = file.metadata()
+    header.pop("format")
+    save_file(load_file(left), left, header)
+    with pytest.raises(ValueError, match=r"checkpoint='.*': of an earlier version; expected none"):
+        train(spec, checkpoint=tmp_path)
+
+
 def test_progress_is_told(tiny):
     told = []
     train(tiny(), progress=lambda *state: told.append(state))
