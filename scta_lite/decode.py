@@ -5,7 +5,9 @@ highest scores without a softmax over them: a head's scores are products of a qu
 this is a search for the largest inner product. Left out: beam search, and batches of prompts.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -33,8 +35,9 @@ def generate(
     """Yields the ids that follow the prompt (T,), for ever; the state is carried over, so each costs one GRU step.
 
     `temperature` divides the scores before the softmax; 0 always takes the best (greedy). `top_k` keeps the k best
-    tokens, `top_p` the fewest best ones that hold this much of the probability (Holtzman et al. 2020). Id 0, the
-    unknown word, is never chosen. ValueError for an empty prompt, or an argument out of its range.
+    tokens, `top_p` the fewest best ones that hold this much of the probability (Holtzman et al. 2020).
+
+    ValueError for an empty prompt, or an argument out of its range.
     """
     if prompt.dim() != 1 or not len(prompt):
         raise ValueError(f"prompt of shape {tuple(prompt.shape)}: expected (T,) with T from 1 up")
@@ -54,7 +57,6 @@ def _generate(model: LanguageModel, ids: Tensor, choose: Callable[[Tensor], Tens
         with torch.no_grad():
             hidden, state = model.advance(ids, state)
             scores = model.head.scores(hidden)[0].float()  # (V,)
-        scores[0] = -torch.inf
         ids = choose(scores).view(1, 1)
         yield ids.item()
 
@@ -62,12 +64,15 @@ def _generate(model: LanguageModel, ids: Tensor, choose: Callable[[Tensor], Tens
 def write(model: LanguageModel, vocabulary: Vocabulary, prompt: str, tokens: int, **how) -> Iterator[str]:
     """Yields the prompt, then `tokens` pieces of text that follow it, one after another; `how` as for `generate`.
 
-    Words that the vocabulary does not have are read as unknown. ValueError for an empty prompt.
+    A piece may be empty: bytes wait until they are a character. ValueError for an empty prompt.
     """
     ids = torch.from_numpy(vocabulary.encode(prompt)).long().to(model.backbone.weight_hh_l0.device)
+    characters = getincrementaldecoder("utf-8")(errors="replace")
     yield prompt
-    for _, i in zip(range(tokens), generate(model, ids, **how), strict=False):
-        yield vocabulary.decode([i])
+    for i in islice(generate(model, ids, **how), tokens):
+        yield characters.decode(vocabulary.token(i))
+    if unfinished := characters.decode(b"", final=True):
+        yield unfinished
 
 
 def _choose(

@@ -1,18 +1,19 @@
 """Full-vocabulary metrics: the same ruler for every method, whatever loss it was trained with; and its two controls.
 
-Perplexities compare models of one vocabulary. Across vocabularies the unit of text differs: compare nats a character.
+Perplexities compare models of one vocabulary. Across vocabularies the unit of text differs: compare bits per byte.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scta_lite import checks
 from scta_lite.losses import log_unigram
-from scta_lite.runs.spec import Spec
+from scta_lite.text import Examples
 
 HITS = (1, 5, 10)
 _SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times that within one chunk
@@ -25,17 +26,19 @@ class HeldOut:
     validation: Tensor  # (n, T) ids
     test: Tensor  # (n, T)
     counts: Tensor  # (V,), of the ids in training
-    lengths: Tensor | None  # (V,), characters of each token
+    lengths: Tensor | None  # (2, V), characters and bytes of each token
 
     @staticmethod
-    def split(ids: Tensor, spec: Spec, counts: Tensor, lengths: Tensor | None) -> "HeldOut | None":
-        """Of ids (n, T) the first half and the second: of each at most spec.eval_examples, evenly spread.
+    def split(text: Examples, most: int) -> "HeldOut | None":
+        """Of the held-out examples the first half and the second: of each at most so many, evenly spread.
 
         None if there is not an example for each.
         """
-        halves = ids.tensor_split(2)
-        spread = [half[:: max(1, -(-len(half) // spec.eval_examples))] for half in halves]
-        return HeldOut(*spread, counts, lengths) if len(ids) > 1 else None
+        if len(text.heldout) < 2:
+            return None
+        halves = np.array_split(text.heldout, 2)
+        spread = (half[:: max(1, -(-len(half) // most))] for half in halves)
+        return HeldOut(*(torch.from_numpy(half.astype(np.int64)) for half in spread), text.counts, text.lengths)
 
     def to(self, device: torch.device) -> "HeldOut":
         return HeldOut(*(None if x is None else x.to(device) for x in vars(self).values()))
@@ -74,23 +77,26 @@ def metrics(model: nn.Module, ids: Tensor, *, lengths: Tensor | None = None, sca
     """NLL (nats), perplexity, MRR and Hit@1/5/10 of predicting each id from those before it; ids: (n, T).
 
     Every one of the V tokens is scored. A target's rank counts the tokens that score at least as high, so ties count
-    against the model. With `lengths`, the characters of each token (V,), also nats per character: all nats over all
-    characters of the targets. `scale` multiplies the scores. ValueError without an id to predict.
+    against the model. With `lengths`, the characters and bytes of each token (2, V), also nats per character and bits
+    per byte: all nats, or bits, over all characters, or bytes, of the targets; null where these have none. `scale`
+    multiplies the scores. ValueError without an id to predict.
     """
     checks.positive("scale", scale)
     if lengths is not None:
-        checks.shape("lengths", lengths, "V", (*checks.INTEGERS, torch.int32), V=model.vocab)
-    nll, ranks, characters = [], [], 0
+        checks.shape("lengths", lengths, "2 V", (*checks.INTEGERS, torch.int32), V=model.vocab)
+    nll, ranks, text = [], [], torch.zeros(2, dtype=torch.int64)
     for scores, y in _scored(model, ids):
         scores = scores.float() if scale == 1 else scores.float() * scale  # (chunk, V)
         wanted = scores.gather(1, y[:, None])  # (chunk, 1)
         nll.append(scores.logsumexp(1) - wanted[:, 0])
         ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
-        characters += 0 if lengths is None else int(lengths[y].sum())
+        text += 0 if lengths is None else lengths[:, y].sum(1).cpu()
     nll, rank = torch.cat(nll).double(), torch.cat(ranks).double()
     found = {"nll": nll.mean().item(), "perplexity": math.exp(nll.mean()) if nll.mean() < 700 else math.inf}
     hits = {f"hit@{k}": (rank <= k).double().mean().item() for k in HITS}
-    found |= {"nats_per_character": nll.sum().item() / characters if characters else None}
+    nats, (characters, size) = nll.sum().item(), text.tolist()
+    found["nats_per_character"] = nats / characters if characters else None
+    found["bits_per_byte"] = nats / math.log(2) / size if size else None
     return {**found, "mrr": (1 / rank).mean().item(), **hits, "positions": len(rank)}
 
 

@@ -231,11 +231,20 @@ def _with_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for each point: value, low and high (the quartiles), status, reason, extrapolated."""
+    """One row for each point: value, low and high (the quartiles), status, reason, extrapolated.
+
+    ValueError where runs of several texts would be one point.
+    """
     if missing := (COLUMNS | {column}) - set(runs):
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
     points = []
     for key, part in _with_optimizer(runs).groupby(RUN, sort=False):
+        texts = part.fingerprint.dropna().unique() if "fingerprint" in part else []
+        if len(texts) > 1:
+            raise ValueError(
+                f"runs: {key[1]} at V = {key[3]} has runs of several texts, fingerprints {', '.join(texts)}; "
+                f"expected those of one, as runs[runs.fingerprint == {texts[0]!r}]"
+            )
         done = part[part[column].notna()]
         first = (done if len(done) else part).iloc[0]
         values = done[column].astype(float)

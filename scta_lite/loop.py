@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,27 +25,31 @@ from scta_lite.runs.result import loss_summary
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.timing import Clock, Progress, StepTimer, Ticker
 from scta_lite.tables import VocabTable
+from scta_lite.text import Examples
 
 FORMAT = "2"  # of a checkpoint: what it holds, under which names
+READ = 256  # steps whose examples are read from the disk at a time
 
 
 class Training:
     """A run under way: its model and optimizers, what it drew and found so far, and its next step."""
 
-    def __init__(self, spec: Spec, model: LanguageModel, ids: Tensor, held: HeldOut | None = None):
-        self.spec, self.model, self.ids, self.held = spec, model, ids, held
+    def __init__(self, spec: Spec, model: LanguageModel, examples: Examples, held: HeldOut | None = None):
+        self.spec, self.model, self.examples, self.held = spec, model, examples, held
+        self.device = model.backbone.weight_hh_l0.device
         self.optimizers = optimizers(spec, model)
-        self.generator = torch.Generator(ids.device).manual_seed(spec.seed)
-        self.losses = torch.zeros(spec.steps or spec.steps_total, device=ids.device)
+        self.generator = torch.Generator(self.device).manual_seed(spec.seed)
+        self.losses = torch.zeros(spec.steps or spec.steps_total, device=self.device)
         self.done, self.validation = 0, []
-        self.timer, self.clock = StepTimer(ids.device), Clock(ids.device)
+        self.timer, self.clock = StepTimer(self.device), Clock(self.device)
 
     def run(self, progress: Progress | None = None, checkpoint: Path | None = None, every_s: float = 600) -> dict:
         """The steps that are left, with a checkpoint every `every_s` seconds; the Result's fields that they measure."""
-        spec, clock, device, steps = self.spec, self.clock, self.ids.device, len(self.losses)
+        spec, clock, device, steps = self.spec, self.clock, self.device, len(self.losses)
         show, energy, saved = Ticker(progress, steps, device), machine.energy_joules(device), clock.seconds()
-        for batch in islice(_batches(spec, len(self.ids), device), self.done, None):
-            self._step(batch)
+        batches = _batches(spec, self.examples, device, self.done)
+        for _ in range(self.done, steps):
+            self._step(batches)
             finite = show(self.done, self.losses)
             if len(self.timer.steps) == 1 and device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
@@ -91,7 +94,7 @@ class Training:
         """Goes back to where the checkpoint was written; ValueError if it is another version's, or another Spec's."""
         from safetensors import safe_open
 
-        with safe_open(path, "pt", device=str(self.ids.device)) as file:
+        with safe_open(path, "pt", device=str(self.device)) as file:
             header = file.metadata()
             if header.get("format") != FORMAT:  # else what it holds under other names would be missing without a word
                 raise ValueError(f"checkpoint={path.name!r}: of an earlier version; expected none, to begin again")
@@ -117,11 +120,11 @@ class Training:
             tensors |= {f"optimizer{i}.{name}": x for name, x in snapshot(optimizer).items()}
         return tensors
 
-    def _step(self, batch: Tensor) -> None:
+    def _step(self, batches: Iterator[Tensor]) -> None:
         """One step, its phases marked; its loss stays on the device."""
-        timer, device = self.timer, self.ids.device
+        timer, device = self.timer, self.device
         timer.start()
-        examples = self.ids[batch]  # (B, T)
+        examples = next(batches)  # (B, T)
         timer.mark("data")
         with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
             loss = self.model.loss(examples, self.generator)
@@ -218,9 +221,12 @@ def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
     }  # fmt: skip
 
 
-def _batches(spec: Spec, available: int, device: torch.device) -> Iterator[Tensor]:
-    """Rows (B,) of the examples for each step, each epoch in an order of its own; too few examples are cycled."""
+def _batches(spec: Spec, examples: Examples, device: torch.device, done: int) -> Iterator[Tensor]:
+    """Examples (B, T) of each step after those done, each epoch in an order of its own; too few are cycled."""
     generator = torch.Generator().manual_seed(spec.seed)
     for _ in range(spec.epochs):
-        order = torch.randperm(spec.examples, generator=generator)[: spec.epoch_steps * spec.batch] % available
-        yield from order.to(device).view(-1, spec.batch)
+        order = torch.randperm(spec.examples, generator=generator)[: spec.epoch_steps * spec.batch] % len(examples)
+        steps = order.view(-1, spec.batch)[done:]
+        done = max(0, done - spec.epoch_steps)
+        for block in steps.split(READ):
+            yield from examples.rows(block.flatten(), device).view(-1, spec.batch, spec.seq_len)

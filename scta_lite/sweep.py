@@ -55,16 +55,21 @@ def sweep(
         if not isinstance(spec, Spec):
             raise ValueError(f"specs[{i}]={spec!r}: expected a Spec")
     folder = writable(folder)
-    corpora = {name: text.load(name, progress=progress) for name in dict.fromkeys(spec.corpus for spec in specs)}
+    named = dict.fromkeys((spec.corpus, spec.max_characters) for spec in specs)
+    corpora = {(name, most): text.load(name, max_characters=most, progress=progress) for name, most in named}
     for corpus in corpora.values():
         if progress and corpus.about.get("left_out"):
             tqdm.write(f"{corpus.name}: {corpus.about['documents']:,} documents; left out: {corpus.about['left_out']}")
-    paths = {}
+    paths, said = {}, set()
     for spec in specs:
         if executor is None:
             machine.device(spec.device)
-        corpora[spec.corpus].ids(spec.vocab, spec.examples * spec.seq_len)  # built here, once: the runs map them
-        paths[folder / f"{spec.run_id(corpora[spec.corpus].fingerprint)}.json"] = spec
+        corpus = corpora[spec.corpus, spec.max_characters]
+        ids = corpus.examples(spec.vocab, spec.seq_len, spec.examples)  # encoded here, once: the runs read them
+        said.add(ids.too_few(spec.examples))
+        paths[folder / f"{spec.run_id(corpus.fingerprint)}.json"] = spec
+    for line in filter(None, said if progress else ()):
+        tqdm.write(line)
     todo = {path: spec for path, spec in paths.items() if not (resume and _status(path) in FINAL)}
     stop = threading.Event() if executor is None else None
     run = partial(run_process, folder=folder, force=force, stop=stop)
@@ -81,7 +86,7 @@ def sweep(
 
 def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:
     """One run in a process of its own; its file stands in `folder` afterwards, whatever became of it."""
-    corpus = text.load(spec.corpus, progress=False)
+    corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = folder / f"{spec.run_id(corpus.fingerprint)}.json"
     fitting, needed, free = cost.fits(spec)
     if not fitting and not force:

@@ -5,11 +5,11 @@ import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -41,21 +41,25 @@ def train(
         raise ValueError(f"spec={spec!r}: expected a Spec")
     device = machine.device(spec.device)
     free = machine.free_memory(device)
-    corpus = text.load(spec.corpus, progress=False)
+    corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
-    ids, available, counts, held = _data(spec, corpus, device)
+    examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
+    if too_few := examples.too_few(spec.examples):
+        warnings.warn(too_few, stacklevel=2)
+    held = HeldOut.split(examples, spec.eval_examples)
+    held = held and held.to(device)
     with _torch_settings(spec):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            model = LanguageModel(spec, counts).to(device)
+            model = LanguageModel(spec, examples.counts).to(device)
         if spec.stage1:
             _begin_stage2(spec, model, held, corpus.fingerprint)
-        training = Training(spec, model, ids, held if spec.evaluate else None)
+        training = Training(spec, model, examples, held if spec.evaluate else None)
         if path and path.is_file():
             training.resume(path)
         found = {"status": "ok"} | training.run(progress, path, checkpoint_s)
         result = Result(
-            spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=available,
+            spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=len(examples),
             needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
@@ -64,20 +68,6 @@ def train(
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
-
-
-def _data(
-    spec: Spec, corpus: text.Corpus, device: torch.device
-) -> tuple[torch.Tensor, int, torch.Tensor, HeldOut | None]:
-    """Training examples (n, T), how many the text has, each token's count (V,) in those used, and the held-out text."""
-    ids, heldout = (text.examples(part, spec.seq_len) for part in corpus.ids(spec.vocab, spec.examples * spec.seq_len))
-    available = len(ids)
-    if not available:
-        raise ValueError(f"seq_len={spec.seq_len}: expected at most the length of the text in ids")
-    ids, heldout = (torch.from_numpy(part.astype(np.int64)) for part in (ids[: spec.examples], heldout))
-    counts = ids.flatten().bincount(minlength=spec.vocab)
-    held = HeldOut.split(heldout, spec, counts, corpus.lengths(spec.vocab))
-    return ids.to(device), available, counts, held and held.to(device)
 
 
 def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, fingerprint: str) -> None:
@@ -172,7 +162,7 @@ def _serve(spec: Spec, out: Path) -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-    corpus = text.load(spec.corpus, progress=False)
+    corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     shown = out / f".{spec.run_id(corpus.fingerprint)}.progress"
 
     try:

@@ -38,14 +38,29 @@ def semantic_loss(query, positive, negatives, temperature=0.07, log_q=None, hits
     return total / len(query)
 
 
-def greedy(words: list[int], entries: dict[tuple[int, ...], int]) -> list[int]:
-    """Ids of a text by greedy longest match over the entries, each a tuple of word ids; 0 for an unknown word."""
+def greedy(words: list[int | str], entries: dict[tuple[int, ...], int], spell) -> list[int]:
+    """Ids of a text by greedy longest match over the entries, each a tuple of word ids; a word that has no id is
+    given as a string, which `spell` turns into ids."""
     ids, i = [], 0
     while i < len(words):
         length = next((n for n in (4, 3, 2, 1) if len(words) >= i + n and tuple(words[i : i + n]) in entries), 0)
-        ids.append(entries[tuple(words[i : i + length])] if length else 0)
+        ids += [entries[tuple(words[i : i + length])]] if length else spell(words[i])
         i += max(1, length)
     return ids
+
+
+def spell(words: list[str]):
+    """How a word is spelled: by the longest of the words that it begins with, then the rest; else by a byte."""
+
+    def spelled(word: str) -> list[int]:
+        if not word:
+            return []
+        best = max((piece for piece in words if word.startswith(piece)), key=len, default=None)
+        if best is None:
+            return [*word[0].encode(), *spelled(word[1:])]
+        return [256 + words.index(best), *spelled(word[len(best) :])]
+
+    return spelled
 
 
 def metrics(scores: list[list[float]], targets: list[int]) -> dict:

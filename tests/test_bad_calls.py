@@ -102,7 +102,7 @@ CALLS = [  # the function, a wrong call of it, and how its error begins
     ("evaluate.metrics", lambda: evaluate.metrics(model(), torch.zeros(9).long()), "ids of shape (9,): expected (n, T)"),
     ("evaluate.metrics", lambda: evaluate.metrics(model(), torch.zeros(2, 9)), "ids of torch.float32: expected one of"),
     ("evaluate.metrics", lambda: evaluate.metrics(model(), torch.zeros(2, 9).long(), lengths=torch.ones(4)),
-     "lengths of shape (4,): expected (V,) = (300,)"),
+     "lengths of shape (4,): expected (2, V) = (2, 300)"),
     ("evaluate.metrics", lambda: evaluate.metrics(model(), torch.zeros(2, 9).long(), scale=0), "scale=0: expected a fin"),
     ("decode.generate", lambda: decode.generate(model(), torch.zeros(0).long()), "prompt of shape (0,): expected (T,)"),
     ("decode.generate", lambda: decode.generate(model(), torch.zeros(3).long(), top_p=2), "top_p=2: expected above 0"),

@@ -79,7 +79,18 @@ def test_text_in_and_text_out(tiny):
     pieces = list(decode.write(LanguageModel(tiny("semantic_prior")), vocabulary, "user: the", 7))
     assert pieces[0] == "user: the"
     assert len(pieces) == 8
-    assert "�" not in "".join(pieces)
+
+
+def test_bytes_wait_until_they_are_a_character(monkeypatch, tiny):
+    vocabulary = text.load(str(CHAT)).vocabulary(300)
+    ids = [*"é".encode(), ord("!"), *"𝄞".encode()[:3]]
+    monkeypatch.setattr(decode, "generate", lambda *_, **__: iter(ids))
+    pieces = list(decode.write(LanguageModel(tiny()), vocabulary, "a", len(ids)))
+    assert pieces == ["a", "", "é", "!", "", "", "", "�"]  # the last one did not come to its end
+
+
+def test_an_empty_prompt(tiny):
+    vocabulary = text.load(str(CHAT)).vocabulary(300)
     with pytest.raises(ValueError, match=r"^prompt of shape \(0,\): expected"):
         list(decode.write(LanguageModel(tiny()), vocabulary, "", 1))
 

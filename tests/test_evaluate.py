@@ -3,8 +3,9 @@ import math
 import pytest
 import reference
 import torch
+from conftest import CHAT
 
-from scta_lite import evaluate
+from scta_lite import evaluate, text
 from scta_lite.model import LanguageModel
 
 
@@ -46,15 +47,30 @@ def test_nothing_to_predict(tiny):
         evaluate.metrics(LanguageModel(tiny("ce")), torch.zeros(0, 6, dtype=torch.long))
 
 
-def test_nats_per_character(tiny):
+def test_nats_per_character_and_bits_per_byte(tiny):
     model = LanguageModel(tiny("ce"))
     torch.nn.init.zeros_(model.head.weight)
-    ids = torch.tensor([[5, 0, 7, 7]])
-    lengths = torch.zeros(300, dtype=torch.long)
-    lengths[[5, 7]] = torch.tensor([100, 4])  # the first id of an example is not predicted, and 0 gives no character
+    ids = torch.tensor([[5, 200, 7, 7]])
+    lengths = torch.zeros(2, 300, dtype=torch.long)
+    lengths[:, [5, 7]] = torch.tensor([[100, 4], [100, 6]])  # the first id of an example is not predicted
+    lengths[:, 200] = torch.tensor([0, 1])  # a byte that begins no character
     found = evaluate.metrics(model, ids, lengths=lengths)
     assert found["nats_per_character"] == pytest.approx(3 * math.log(300) / 8)
-    assert evaluate.metrics(model, ids)["nats_per_character"] is None
+    assert found["bits_per_byte"] == pytest.approx(3 * math.log2(300) / 13)
+    without = evaluate.metrics(model, ids)
+    assert (without["nats_per_character"], without["bits_per_byte"]) == (None, None)
+
+
+def test_bits_per_byte_of_a_constant_is_the_texts_tokens_per_byte():
+    """Over held-out text as it is cut: all bits over all bytes of what the targets say, an accent being two of them."""
+    corpus = text.load(str(CHAT), progress=False)
+    vocabulary = corpus.vocabulary(300)
+    ids = torch.from_numpy(vocabulary.encode("user: ¿Qué hora es?")).long()[None]
+    found = evaluate.metrics(evaluate.Control(torch.zeros(300)), ids, lengths=torch.from_numpy(vocabulary.lengths()))
+    said = vocabulary.decode(ids[0, 1:].tolist())
+    assert len(said.encode()) > len(said)
+    assert found["bits_per_byte"] == pytest.approx(math.log2(300) * (ids.shape[1] - 1) / len(said.encode()))
+    assert found["nats_per_character"] == pytest.approx(math.log(300) * (ids.shape[1] - 1) / len(said))
 
 
 def test_controls():
@@ -93,9 +109,9 @@ def test_the_best_scale_of_constant_scores_is_one():
     assert evaluate.best_scale(evaluate.Control(torch.zeros(4)), torch.zeros(2, 5, dtype=torch.long)) == 1
 
 
-def test_the_halves_of_the_held_out_text_share_nothing(tiny):
-    ids = torch.arange(70).view(7, 10)
-    held = evaluate.HeldOut.split(ids, tiny(eval_examples=3), torch.ones(70), None)
-    assert evaluate.HeldOut.split(ids[:1], tiny(), torch.ones(70), None) is None
+def test_the_halves_of_the_held_out_text_share_nothing():
+    ids, counts = torch.arange(70).view(7, 10), torch.ones(70)
+    held = evaluate.HeldOut.split(text.Examples("x", "x", None, 10, counts, ids.numpy(), None), 3)
+    assert evaluate.HeldOut.split(text.Examples("x", "x", None, 10, counts, ids[:1].numpy(), None), 3) is None
     assert torch.equal(held.validation, ids[0:4:2])  # of 4 every second, so that there are at most 3
     assert torch.equal(held.test, ids[4:])

@@ -50,7 +50,7 @@ def test_a_whole_training_is_counted_not_extrapolated(tiny):
     assert result.peak_memory_of == "process RSS"
     assert result.peak_memory_bytes > 5e7
     assert result.energy_joules is None  # nothing measures it on a CPU
-    names = {"nll", "perplexity", "nats_per_character", "mrr", "hit@1", "hit@5", "hit@10", "positions"}
+    names = {"nll", "perplexity", "nats_per_character", "bits_per_byte", "mrr", "hit@1", "hit@5", "hit@10", "positions"}
     assert set(result.full_vocab) == names
     assert [(e["epoch"], e["steps"], e["averaged"]) for e in result.epoch_losses] == [(1, 6, 3), (2, 6, 3)]
 
@@ -129,6 +129,7 @@ def test_what_a_look_finds(tiny):
     assert [look["step"] for look in result.validation] == [2, 4]
     for found in (result.full_vocab, result.calibrated, *result.controls.values(), *result.validation):
         assert 0 < found["nats_per_character"] < found["nll"] < 20
+        assert 0 < found["bits_per_byte"] <= found["nats_per_character"] / math.log(2)  # a character is a byte or more
     assert result.calibrated["scale"] > 0
     assert result.calibrated["hit@10"] == result.full_vocab["hit@10"]  # a scale moves no rank
     assert result.learnt_temperature != pytest.approx(0.07, rel=1e-6)

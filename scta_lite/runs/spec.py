@@ -14,6 +14,7 @@ from typing import Any
 
 from scta_lite.losses import SAMPLERS
 from scta_lite.paper import PAPER
+from scta_lite.text.corpus import MAX_CHARACTERS
 
 SCHEDULES = ("constant", "linear", "cosine")
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
@@ -149,7 +150,8 @@ class Spec:
         "SparseAdam over those rows, which is another algorithm, without weight decay",
         "dense",
     )
-    corpus: str = _text('"installed", "zipf", or the path of a chat file or of .npy ids', "installed")
+    corpus: str = _text('"installed", "zipf", or the path of text (a file or a folder) or of .npy ids', "installed")
+    max_characters: int = _integer(1, "characters of the text that are used, at most", MAX_CHARACTERS)
     steps: int | None = _integer(2, "steps to run; by default all of a training", None)
     budget_s: float | None = _positive("seconds after which a run stops, once 1 + 3 steps are done", None)
     evaluate: bool = _one_of((True, False), "full-vocabulary metrics on held-out text, after one epoch or more", False)

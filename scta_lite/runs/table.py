@@ -62,9 +62,10 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
 
     One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and
-    the medians of the phases.
+    the medians of the phases. Runs of several texts have rows of their own, told apart by a column `fingerprint`.
     """
     keys = ["vocab", "method", "optimizer"]
+    keys += ["fingerprint"] * (runs.groupby(keys).fingerprint.nunique() > 1).any()
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
     reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]

@@ -1,7 +1,14 @@
-"""Text in, token ids out: chat files (`chat`), a nested vocabulary (`vocabulary`), and what joins them (`corpus`)."""
+"""Text in, token ids out.
 
-from scta_lite.text.chat import sharegpt
-from scta_lite.text.corpus import Corpus, examples, load
+Files (`reading`) hold records (`records`), which are documents; their words are numbered and make a `vocabulary`; what
+stands in a text twice is taken out (`repeats`); `corpus` joins these, and `examples` are cut from it.
+"""
+
+from scta_lite.text.corpus import Corpus, load
+from scta_lite.text.examples import Examples, examples
+from scta_lite.text.reading import documents
 from scta_lite.text.vocabulary import Vocabulary
 
-__all__ = ["Corpus", "Vocabulary", "examples", "load", "sharegpt"]
+sharegpt = documents  # the name that it had when it read chats alone
+
+__all__ = ["Corpus", "Examples", "Vocabulary", "documents", "examples", "load", "sharegpt"]

@@ -1,12 +1,12 @@
-"""Text in, token ids out: where the text comes from, what is held out, and the examples of exactly T ids.
+"""What joins the steps from files to ids: where a text comes from, what is held out, and the cache that keeps it.
 
-Four corpora, by name: "installed", the Python sources and docstrings that are on every machine which can run this
-project; the path of a chat file; the path of a .npy file of ids made elsewhere; "zipf", ids without text, to time a
-vocabulary beyond what text can fill. Documents are put in the order of their hashes; the first 3% are held out, before
-the vocabulary is built, and a paragraph of 80 characters or more that stood in an earlier one is removed.
+Four kinds of corpora, by name: "installed", the Python sources that are on every machine which can run this project;
+the path of a file or a folder of text (`reading`); the path of a .npy file of ids made elsewhere; "zipf", ids without
+text, to time a vocabulary beyond what text can fill. Documents are put in the order of their hashes; the first 3% are
+held out, before the vocabulary is built. A paragraph is left out if much of it stands in another document (`repeats`),
+so that training text does not repeat itself, and held-out text repeats little of the training's.
 """
 
-import ast
 import hashlib
 import importlib.util
 import io
@@ -15,173 +15,250 @@ import os
 import sys
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from scta_lite import checks
 from scta_lite.files import replace_file
 from scta_lite.losses import log_uniform
-from scta_lite.text.chat import sharegpt
-from scta_lite.text.vocabulary import Vocabulary, learn
+from scta_lite.text import repeats
+from scta_lite.text.examples import Examples, Stored, examples
+from scta_lite.text.reading import documents, files_of
+from scta_lite.text.vocabulary import BYTES, Vocabulary, learn, number
 
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
-MAX_CHARACTERS = 64_000_000  # of a corpus that are used: several times what 20,000 examples at V = 1,000,000 need
-_FORMAT = "2"  # of the cache: another number, and every corpus is built anew
-# Folders of the standard library and the packages that are not read: tests, tables of code pages, other packages.
-_SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "site-packages", "dist-packages", "__pycache__"}
+PARTS = ("train", "heldout")
+MAX_CHARACTERS = 64_000_000  # of a corpus that are used, unless more are asked for
+_FORMAT = "3"  # of the cache and of fingerprints: another number, and every corpus is built anew and is another
+# Folders of the standard library and the packages that are not read: tests, tables, other packages.
+_SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "pydoc_data",
+            "site-packages", "dist-packages", "__pycache__"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Text ready to be cut into examples. `fingerprint` is a hash of what it holds; `about`, what a reader should know.
 
-    `about` counts the documents, characters and words, the vocabulary's largest size, and what was left out, and why.
+    `about` counts the documents, characters and words, the vocabulary's largest size, and what was left out, and why;
+    `repeated` is the share of the held-out words in runs of 13 and of 8 that training has too, before and after.
     """
 
     name: str
     fingerprint: str
     about: dict
-    folder: Path | None = None  # of the cache
+    folder: Path  # of the cache
+    ids_made_elsewhere: Path | None = None
+
+    @property
+    def has_text(self) -> bool:
+        return (self.folder / "words.json").is_file()
 
     def vocabulary(self, vocab: int) -> Vocabulary:
-        """The first `vocab` words and phrases; ValueError where the text has fewer, or the corpus has no text."""
-        if self.folder is None:
-            raise ValueError(f"corpus={self.name!r} has ids but no text: expected 'installed' or a chat file")
+        """The first `vocab` entries; ValueError where the text has fewer, or the corpus has no text."""
+        if not self.has_text:
+            raise ValueError(f"corpus={self.name!r} has ids but no text: expected 'installed' or a file of text")
         words = json.loads((self.folder / "words.json").read_text())
         return Vocabulary(words, np.load(self.folder / "phrases.npy", mmap_mode="r")).first(vocab)
 
-    def lengths(self, vocab: int) -> torch.Tensor | None:
-        """Characters of each token, (V,), or None for a corpus without text."""
-        return None if self.folder is None else torch.from_numpy(self.vocabulary(vocab).lengths())
-
     def ids(self, vocab: int, needed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Training ids (n,) and held-out ids (m,), int32 and below `vocab`; from the cache where it has them.
+        """Training ids (n,) and held-out ids (m,), mapped, below `vocab`; made once, then found in the cache.
 
         `needed` is how many training ids are asked for: only "zipf" can make as many as one wishes.
         """
-        if self.name == "zipf":
-            return _zipf(vocab, needed or 1_000_000, seed=0), _zipf(vocab, 100_000, seed=1)
-        if self.folder is None:
-            return _stored_ids(self.about["path"], vocab)
-        paths = [self.folder / f"{part}_{vocab}.npy" for part in ("train", "heldout")]
-        if not all(path.is_file() for path in paths):
-            entries = self.vocabulary(vocab)
-            for path in paths:
-                words = np.load(self.folder / path.name.replace(f"_{vocab}", "_words"))
-                _save(path, entries.encode_words(words))
-        return tuple(np.load(path, mmap_mode="r") for path in paths)
+        train, heldout = self._stored(vocab, needed)
+        return train.array(), heldout.array()
+
+    def examples(self, vocab: int, seq_len: int, used: int) -> Examples:
+        """The training examples, of which the first `used` are counted, and the held-out ones.
+
+        ValueError where the text does not fill one example.
+        """
+        checks.integer("seq_len", seq_len, 1)
+        train, heldout = self._stored(vocab, used * seq_len)
+        if len(train) < seq_len:
+            raise ValueError(f"seq_len={seq_len}: expected at most {len(train)}, the length of the text in ids")
+        whole = len(train) // seq_len * seq_len
+        counts = torch.zeros(vocab, dtype=torch.int64)
+        for block in train.blocks(min(whole, used * seq_len)):
+            counts += torch.from_numpy(block.astype(np.int64)).bincount(minlength=vocab)
+        lengths = torch.from_numpy(self.vocabulary(vocab).lengths()) if self.has_text else None
+        return Examples(
+            self.name, self.fingerprint, train, seq_len, counts, examples(heldout.array(), seq_len), lengths
+        )
+
+    def _stored(self, vocab: int, needed: int) -> tuple[Stored, Stored]:
+        """Training ids and held-out ids below `vocab`, where they lie."""
+        if self.ids_made_elsewhere:
+            return _checked(self.ids_made_elsewhere, vocab)
+        needed = needed or 1_000_000
+        train, heldout = (self.folder / f"{part}_{vocab}.npy" for part in PARTS)
+        if not self.has_text:
+            train = train.with_stem(f"{train.stem}_{needed}")
+        if not (train.is_file() and heldout.is_file()):
+            made = self._encoded(vocab) if self.has_text else (_zipf(vocab, needed, 0), _zipf(vocab, 100_000, 1))
+            for path, array in zip((train, heldout), made, strict=True):
+                _save(path, array)
+        return Stored(train), Stored(heldout)
+
+    def statistics(self, vocab: int, seq_len: int = 64) -> pd.DataFrame:
+        """How the training text and the held-out text are cut at this V, a row each.
+
+        `tokens_per_character`, `words_per_token`; `spelled`, the share of words that are no entries, and `bytes`, that
+        of tokens which are single bytes of these; `examples` of T tokens; `top`, the most frequent token, with its
+        `top_id` and `top_share`.
+        """
+        entries, spelled = self.vocabulary(vocab), self._spelled(vocab)
+        characters = entries.lengths()[0]
+        bytes_of = np.array([sum(i < BYTES for i in entries.spell(word)) for word in spelled], dtype=np.int64)
+        rows = {}
+        for name, part, ids in zip(("training", "held out"), PARTS, self.ids(vocab), strict=True):
+            words = np.load(self.folder / f"{part}_words.npy", mmap_mode="r")
+            words = np.bincount(words, minlength=entries.phrases_from + len(spelled))
+            tokens, rare = np.bincount(ids, minlength=vocab), words[entries.phrases_from :]
+            top = int(tokens.argmax())
+            rows[name] = {
+                "tokens_per_character": len(ids) / (tokens * characters).sum(),
+                "words_per_token": words.sum() / len(ids),
+                "spelled": rare.sum() / words.sum(), "bytes": (rare * bytes_of).sum() / len(ids),
+                "examples": len(ids) // seq_len, "top": entries.decode([top]), "top_id": top,
+                "top_share": tokens[top] / len(ids),
+            }  # fmt: skip
+        return pd.DataFrame(rows).T
+
+    def _encoded(self, vocab: int) -> Iterator[np.ndarray]:
+        """The training text's ids, then the held-out text's."""
+        entries, spelled = self.vocabulary(vocab), self._spelled(vocab)
+        for part in PARTS:
+            yield entries.encode_words(np.load(self.folder / f"{part}_words.npy", mmap_mode="r"), spelled)
+
+    def _spelled(self, vocab: int) -> list[str]:
+        """The text's words that are not among the first `vocab` entries."""
+        words, rare = (json.loads((self.folder / f"{name}.json").read_text()) for name in ("words", "rare"))
+        return [*words[max(0, vocab - BYTES) :], *rare]
 
 
-def examples(ids: np.ndarray, seq_len: int) -> np.ndarray:
-    """Examples (n, T) of exactly T = `seq_len` consecutive ids; what is left at the end is dropped."""
-    checks.integer("seq_len", seq_len, 1)
-    return ids[: len(ids) // seq_len * seq_len].reshape(-1, seq_len)
+def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, progress: bool = True) -> Corpus:
+    """The corpus of that name: "installed", "zipf", or a path (.npy ids; otherwise text, as `reading` reads it).
 
-
-def load(corpus: str = "installed", *, progress: bool = True) -> Corpus:
-    """The corpus of that name: "installed", "zipf", or a path (.npy ids; otherwise chat, as `sharegpt` reads it).
-
-    Text is read, split and numbered once and then found in the cache ($XDG_CACHE_HOME, by default ~/.cache). Raises
-    FileNotFoundError for a missing file and ValueError for one without a usable record.
+    Text is read up to `max_characters`, split and numbered once, and then found in the cache ($XDG_CACHE_HOME, by
+    default ~/.cache). Raises FileNotFoundError for a missing file and ValueError for one that has no text to read.
     """
-    if corpus == "zipf":
-        return Corpus("zipf", "zipf-2", {"documents": None, "note": "log-uniform ids, no text"})
-    path = None if corpus == "installed" else Path(corpus).expanduser()
-    if path and not path.is_file():
-        raise FileNotFoundError(f"corpus={str(corpus)!r}: no such file; expected 'installed', 'zipf' or a file's path")
-    if path and path.suffix == ".npy":
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere", "path": path})
+    checks.integer("max_characters", max_characters, 1)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scta_lite"
-    folder = home / hashlib.sha256(repr((_FORMAT, _origin(path))).encode()).hexdigest()[:12]
+    if corpus == "zipf":
+        return Corpus("zipf", "zipf-2", {"documents": None, "note": "log-uniform ids, no text"}, home / "zipf-2")
+    path = None if corpus == "installed" else Path(corpus).expanduser()
+    if path and not path.exists():
+        raise FileNotFoundError(
+            f"corpus={str(corpus)!r}: no such file; expected 'installed', 'zipf', or the path of a file or folder"
+        )
+    if path and path.suffix == ".npy":
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+        return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere"}, home / digest, path)
+    key = repr((_FORMAT, max_characters, _origin(path)))
+    folder = home / hashlib.sha256(key.encode()).hexdigest()[:12]
     if not (folder / "about.json").is_file():
         left_out: Counter = Counter()
-        documents = _installed(left_out, progress) if path is None else sharegpt(path, left_out)
-        _build(folder, list(documents), left_out, corpus, progress)
+        found = _installed(left_out) if path is None else documents(path, left_out)
+        shown = tqdm(
+            found, f"reading {path.name if path else 'the installed text'}", unit=" documents", disable=not progress
+        )
+        _build(folder, shown, left_out, corpus, max_characters, progress)
     about = json.loads((folder / "about.json").read_text())
     return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
 
 
-def _installed(left_out: Counter, progress: bool) -> Iterator[str]:
-    """The standard library's sources, and the docstrings of each file of the packages; tests are left out."""
+def _installed(left_out: Counter) -> Iterator[str]:
+    """The sources of the standard library and of the packages, without their tests, in an order of no meaning."""
     library = Path(sysconfig.get_path("stdlib"))
     packages = [Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES]
-    files = [(path, root) for root in (library, *packages) for path in sorted(root.rglob("*.py"))]
-    files = [(path, root) for path, root in files if not _SKIPPED & set(path.relative_to(root).parts)]
-    for path, root in tqdm(files, "reading the installed text", unit=" files", disable=not progress):
+    names = [(path.relative_to(root).as_posix(), root) for root in (library, *packages) for path in root.rglob("*.py")]
+    names = [(name, root) for name, root in names if not _SKIPPED & set(name.split("/"))]
+    for name, root in sorted(names, key=lambda found: _digest(f"{found[1].name}/{found[0]}")):
         try:
-            source = path.read_text(encoding="utf-8")
-            yield source if root == library else _docstrings(source)
-        except (SyntaxError, ValueError):
-            left_out["file that is not UTF-8 Python"] += 1
-
-
-def _docstrings(source: str) -> str:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
-    return "\n\n".join(filter(None, found))
+            yield (root / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            left_out["file that is not UTF-8"] += 1
 
 
 def _origin(path: Path | None) -> object:
-    """What a cached corpus depends on: the versions of what is installed, or the file as it stands."""
+    """What a cached corpus depends on: the versions of what is installed, or the files as they stand."""
     if path is None:
         return sys.version_info[:3], *(version(name) for name in PACKAGES)
-    stat = path.stat()
-    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+    stats = [(str(file.resolve()), file.stat()) for file in files_of(path)]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def _build(folder: Path, documents: list[str], left_out: Counter, corpus: str, progress: bool) -> None:
-    """Orders, cleans, splits and numbers the documents, and leaves the result in `folder`, whole or not at all."""
-    texts = {_digest(d): d for d in (d.encode(errors="replace").decode().strip() for d in documents) if d}
-    left_out["document that stood before"] = len(documents) - len(texts)
-    ordered, characters, seen = [], 0, set()
-    for key in sorted(texts):
-        if characters < MAX_CHARACTERS:
-            ordered.append(_without_repeats(texts[key], seen, left_out))
-            characters += len(ordered[-1])
-    left_out[f"document beyond {MAX_CHARACTERS:,} characters"] = len(texts) - len(ordered)
-    if len(ordered) < 2:
-        raise ValueError(f"corpus={corpus!r}: {len(ordered)} document(s); expected at least 2, to hold one out")
-    cut = max(1, round(HELD_OUT * len(ordered)))
-    parts = [document + "\n\n" for document in ordered]
-    shown = tqdm(parts[cut:], "splitting it into words", unit=" documents", disable=not progress)
-    entries, (train, heldout) = learn(shown, parts[:cut])
+def _build(
+    folder: Path, found: Iterable[str], left_out: Counter, corpus: str, max_characters: int, progress: bool
+) -> None:
+    """Orders, splits and numbers the documents, and leaves the result in `folder`, whole or not at all."""
+    texts, whole = _distinct(found, left_out, max_characters)
+    if len(texts) < 2:
+        raise ValueError(f"corpus={corpus!r}: {len(texts)} document(s); expected at least 2, to hold one out")
+    ordered = [texts[key] for key in sorted(texts)]
+    del texts
+    fingerprint = hashlib.sha256("\0".join([_FORMAT, *ordered]).encode()).hexdigest()[:12]
+    characters, cut = sum(map(len, ordered)), max(1, round(HELD_OUT * len(ordered)))  # documents before cut: held out
+    shown = tqdm(ordered, "splitting it into words", unit=" documents", disable=not progress)
+    spelled, words, document = number(text + "\n\n" for text in shown)
+    ends = np.array([word.count("\n") > 1 for word in spelled])
+    kept = repeats.fresh(words, document, ends, cut)
+    before, after = _seen_in_training(words, document, cut), _seen_in_training(words[kept], document[kept], cut)
+    left_out["paragraph that stands in another document"] = int(ends[words[~kept]].sum())
+    words, document = words[kept], document[kept]
+    heldout, train = np.split(words, [np.searchsorted(document, cut)])
+    entries, rare, new_id = learn(spelled, train, document[len(heldout) :])
     about = {
-        "fingerprint": hashlib.sha256("\0".join(ordered).encode()).hexdigest()[:12],
-        "documents": len(ordered), "held_out_documents": cut, "characters": characters,
-        "words": len(train) + len(heldout), "largest_vocab": len(entries),
+        "fingerprint": fingerprint, "documents": len(ordered), "held_out_documents": cut,
+        "characters": characters, "all_of_it": whole, "words": len(words), "largest_vocab": len(entries),
+        "repeated": {"before": before, "after": after},
         "left_out": {reason: count for reason, count in left_out.items() if count},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    for name, array in {"train_words": train, "heldout_words": heldout, "phrases": entries.phrases}.items():
+    arrays = {"train_words": new_id[train], "heldout_words": new_id[heldout], "phrases": entries.phrases}
+    for name, array in arrays.items():
         _save(folder / f"{name}.npy", array)
-    replace_file(folder / "words.json", json.dumps(entries.words).encode())
-    replace_file(folder / "about.json", json.dumps(about).encode())  # last: where it stands, the rest does
+    for name, value in {"words": entries.words, "rare": rare, "about": about}.items():  # about last: where it stands,
+        replace_file(folder / f"{name}.json", json.dumps(value).encode())  # the rest does
+
+
+def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> tuple[dict[bytes, str], bool]:
+    """The different documents by their hashes, up to so many characters; and whether these are all."""
+    texts: dict[bytes, str] = {}
+    characters = 0
+    for text in found:
+        if characters >= max_characters:  # what comes after this document is not even parsed
+            return texts, False
+        text = text.strip()
+        clean = text if text.isascii() else text.encode(errors="replace").decode()  # JSON can spell half a character
+        key = _digest(clean)
+        left_out["half a character, now ?"] += clean != text and sum("\ud800" <= c <= "\udfff" for c in text)
+        left_out["document that stood before"] += key in texts
+        if clean and key not in texts:
+            texts[key] = clean
+            characters += len(clean)
+    return texts, True
+
+
+def _seen_in_training(words: np.ndarray, document: np.ndarray, cut: int) -> dict[str, float | None]:
+    """The share of held-out words in a run of 13, and of 8, that the training text has too."""
+    part = (document < cut).astype(np.int32)
+    lengths = (repeats.RUN, 8)
+    return {str(n): float(repeats.repeated(words, part, n)[part > 0].mean()) if part.any() else None for n in lengths}
 
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _without_repeats(text: str, seen: set[bytes], left_out: Counter) -> str:
-    """The text less the paragraphs of 80 characters and more that stood in an earlier one: licence headers and such."""
-    kept = []
-    for paragraph in text.split("\n\n"):
-        key = _digest(paragraph.strip()) if len(paragraph) >= 80 else None
-        if key in seen:
-            left_out["paragraph that stood before"] += 1
-            continue
-        if key:
-            seen.add(key)
-        kept.append(paragraph)
-    return "\n\n".join(kept)
 
 
 def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:
@@ -189,15 +266,18 @@ def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:
     return log_uniform((n,), vocab, generator=torch.Generator().manual_seed(seed)).numpy().astype(np.int32)
 
 
-def _stored_ids(path: Path, vocab: int) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.load(path, mmap_mode="r").reshape(-1)
-    if not np.issubdtype(ids.dtype, np.integer) or not len(ids) or ids.min() < 0 or ids.max() >= vocab:
+def _checked(path: Path, vocab: int) -> tuple[Stored, Stored]:
+    """Training ids and held-out ids of a .npy file made elsewhere, the last 3% of them."""
+    ids = Stored(path)
+    integers = np.issubdtype(ids.dtype, np.integer) and len(ids) > 0
+    if not integers or not all(block.min() >= 0 and block.max() < vocab for block in ids.blocks()):
         raise ValueError(f"corpus={path.name!r}: expected integer ids from 0 to vocab - 1 = {vocab - 1}")
     cut = round((1 - HELD_OUT) * len(ids))
-    return ids[:cut], ids[cut:]
+    return Stored(path, stop=cut), Stored(path, start=cut)
 
 
 def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     np.save(buffer, array)
     replace_file(path, buffer.getvalue())

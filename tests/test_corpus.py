@@ -1,0 +1,279 @@
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHAT
+
+from scta_lite import sweep, text, train
+from scta_lite.text import repeats
+from scta_lite.text.vocabulary import split
+
+module = sys.modules["scta_lite.text.examples"]  # scta_lite.text.examples is its function
+
+
+def test_missing_corpus():
+    with pytest.raises(FileNotFoundError, match=r"corpus='no/such/file.json': no such file"):
+        text.load("no/such/file.json")
+
+
+def test_corpus_ids_are_cached_below_v_and_split_by_document():
+    corpus = text.load(str(CHAT), progress=False)
+    assert corpus.name == "chat.json"
+    train, heldout = corpus.ids(500)
+    assert train.max() < 500
+    assert heldout.max() < 500
+    assert train.dtype == np.int32
+    assert isinstance(corpus.ids(500)[0], np.memmap)
+    assert text.load(str(CHAT)) == corpus  # and now from the cache
+    vocabulary = corpus.vocabulary(len(corpus.vocabulary(500)))
+    assert corpus.about["held_out_documents"] == 3
+    said = vocabulary.decode(train)
+    first = vocabulary.decode(heldout).split("\n\n")[1]
+    assert first not in said
+
+
+def test_a_changed_file_is_another_corpus(tmp_path):
+    path = tmp_path / "chat.json"
+    path.write_bytes(CHAT.read_bytes())
+    before = text.load(str(path), progress=False)
+    assert before.fingerprint == text.load(str(CHAT), progress=False).fingerprint  # the same content, another path
+    path.write_text(json.dumps(json.loads(path.read_text())[:40]))
+    assert text.load(str(path), progress=False).fingerprint != before.fingerprint
+
+
+WORDS = [f"{a}{b}{c}" for a in "bcdfgh" for b in "aeiou" for c in "klmnp"]
+
+
+def paragraph(seed, words=60):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words))
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Makes a corpus of documents; `about` says what became of them."""
+
+    def loaded(documents, **how):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        path.write_text("\n".join(json.dumps({"text": d}) for d in documents))
+        return text.load(str(path), progress=False, **how)
+
+    return loaded
+
+
+def test_a_run_of_words_counts_if_an_earlier_document_has_it():
+    words = np.array([1, 2, 3, 4, 9, 1, 2, 3, 7, 1, 2, 3, 2, 3, 4])
+    document = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2])
+    found = repeats.repeated(words, document, 3)
+    assert found.tolist() == [False] * 5 + [True] * 3 + [False] + [True] * 6
+    assert not repeats.repeated(words, np.zeros(15, int), 3).any()  # a document may repeat itself
+    assert not repeats.repeated(words[:2], document[:2], 3).any()
+
+
+@pytest.mark.parametrize("run", [1, 2, 5, 13])
+def test_runs_are_those_of_a_slow_search(run):
+    generator = np.random.default_rng(0)
+    words, document = generator.integers(0, 3, 300), np.sort(generator.integers(0, 9, 300))
+    seen, expected = {}, np.zeros(300, dtype=bool)
+    for i in range(300 - run + 1):
+        if seen.setdefault(tuple(words[i : i + run]), document[i]) < document[i]:
+            expected[i : i + run] = True
+    assert np.array_equal(repeats.repeated(words, document, run), expected)
+
+
+def test_a_paragraph_of_which_much_stood_before_is_taken_out(load):
+    licence, idiom = paragraph(0), paragraph(1, 7)  # 13 words, blanks among them
+    documents = [f"{paragraph(2 * i)}\n\n{licence}\n\n{idiom} {paragraph(2 * i + 1, 200)}" for i in range(10, 50)]
+    corpus = load(documents)
+    assert corpus.about["left_out"] == {"paragraph that stands in another document": 39}
+    vocabulary = corpus.vocabulary(corpus.about["largest_vocab"])
+    said = "".join(vocabulary.decode(part) for part in corpus.ids(len(vocabulary)))
+    assert said.count(licence) == 1
+    assert said.count(idiom) == 40  # a seventeenth of its paragraph
+    assert corpus.about["repeated"]["before"]["13"] > 0.2
+    assert corpus.about["repeated"]["after"]["13"] < 0.1
+
+
+def test_held_out_text_is_cleaned_of_what_training_has(load):
+    """Whole documents are equal but for a word, so that their hashes differ: one of a pair is left."""
+    corpus = load([f"{paragraph(i)}{ending}" for i in range(60) for ending in ("", " more")])
+    train, heldout = (corpus.vocabulary(400).decode(part).strip().split("\n\n") for part in corpus.ids(400))
+    kept = [document.removesuffix(" more") for document in (*train, *heldout)]
+    assert len(kept) == len(set(kept)) == 60
+    assert corpus.about["repeated"]["after"] == {"13": 0, "8": 0}
+
+
+def test_a_text_made_of_templates_is_left_as_it_is(load):
+    corpus = load([f"{paragraph(0)} number {i}" for i in range(50)])
+    assert corpus.about["left_out"] == {}
+    assert corpus.about["repeated"]["after"] == corpus.about["repeated"]["before"]
+    assert corpus.about["repeated"]["after"]["13"] > 0.9
+    assert len(corpus.ids(400)[1]) > 0
+
+
+def test_no_more_than_max_characters_are_read(load):
+    documents = [paragraph(i) for i in range(100)]
+    whole, part = load(documents), load(documents, max_characters=2000)
+    assert whole.about["all_of_it"]
+    assert not part.about["all_of_it"]
+    assert whole.about["documents"] == 100
+    assert 2000 <= part.about["characters"] < 2000 + len(documents[0]) + 50
+    assert part.about["documents"] < 15
+    assert part.fingerprint != whole.fingerprint
+    with pytest.raises(ValueError, match="max_characters=0: expected an integer from 1 up"):
+        load(documents, max_characters=0)
+
+
+def test_half_a_character_becomes_a_question_mark(load):
+    corpus = load([f"{paragraph(i)} \ud83d" for i in range(10)])
+    assert corpus.about["left_out"] == {"half a character, now ?": 10}
+    assert " ?\n\n" in corpus.vocabulary(300).decode(corpus.ids(300)[0])
+
+
+def test_documents_that_are_there_twice(load):
+    assert load([paragraph(i % 10) for i in range(20)]).about["left_out"] == {"document that stood before": 10}
+
+
+def test_the_ids_say_the_text_at_every_size():
+    corpus = text.load(str(CHAT), progress=False)
+    said = [corpus.vocabulary(257).decode(part) for part in corpus.ids(257)]
+    for vocab in (258, 300, 500, corpus.about["largest_vocab"]):
+        assert [corpus.vocabulary(vocab).decode(part) for part in corpus.ids(vocab)] == said
+
+
+def test_statistics_count_what_is_in_the_text(load):
+    corpus = load([f"{paragraph(i)} ü{'xyz' * i}" for i in range(40)])
+    vocab, entries = 300, corpus.vocabulary(300)
+    for (_, row), ids in zip(corpus.statistics(vocab, 8).iterrows(), corpus.ids(vocab), strict=True):
+        said, words = entries.decode(ids), split(entries.decode(ids))
+        rare = [word for word in words if word not in entries.words]
+        assert row.tokens_per_character == pytest.approx(len(ids) / len(said))
+        assert row.words_per_token == pytest.approx(len(words) / len(ids))
+        assert row.spelled == pytest.approx(len(rare) / len(words))
+        assert row.bytes == pytest.approx((ids < 256).mean())
+        assert row.examples == len(ids) // 8
+        counts = Counter(ids.tolist())
+        assert row.top_share * len(ids) == max(counts.values()) == counts[row.top_id]
+        assert entries.encode(row.top).tolist() == [row.top_id]
+
+
+def test_zipf_ids():
+    train, heldout = text.load("zipf").ids(1000, needed=5000)
+    assert len(train) == 5000
+    assert train.max() < 1000
+    assert train.min() == 0
+    assert np.array_equal(train, text.load("zipf").ids(1000, needed=5000)[0])
+    counts = np.bincount(text.load("zipf").ids(1000, needed=400_000)[0], minlength=1000)
+    assert counts[0] / counts[9] == pytest.approx(np.log(2) / np.log(11 / 10), rel=0.1)
+    assert not np.array_equal(train[:100], heldout[:100])
+    with pytest.raises(ValueError, match="ids but no text"):
+        text.load("zipf").vocabulary(10)
+
+
+def test_ids_made_elsewhere(tmp_path):
+    path = tmp_path / "ids.npy"
+    np.save(path, np.arange(1000).reshape(10, 100) % 97)
+    train, heldout = text.load(str(path)).ids(97)
+    assert (len(train), len(heldout)) == (970, 30)
+    with pytest.raises(ValueError, match="integer ids from 0 to vocab - 1 = 49"):
+        text.load(str(path)).ids(50)
+
+
+def test_examples_have_exactly_t_ids():
+    cut = text.examples(np.arange(100), 9)
+    assert cut.shape == (11, 9)
+    assert np.array_equal(cut.ravel(), np.arange(99))
+
+
+@pytest.mark.parametrize("where", [0, 3, 6])
+def test_stored_examples_are_read_as_they_lie(tmp_path, where, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 11)
+    ids = np.random.default_rng(0).integers(0, 99, 200).astype(np.int16)
+    np.save(tmp_path / "ids.npy", ids)
+    stored = module.Stored(tmp_path / "ids.npy", where, 150)
+    part = ids[where:150]
+    assert len(stored) == len(part)
+    assert np.array_equal(stored.array(), part)
+    assert np.array_equal(np.concatenate(list(stored.blocks())), part)
+    assert np.array_equal(np.concatenate(list(stored.blocks(70))), part[:70])
+    rows = np.array([5, 0, 5, 12])
+    assert np.array_equal(stored.rows(rows, 9), text.examples(part, 9)[rows])
+
+
+def test_examples_count_the_training_ids_that_are_used():
+    corpus = text.load(str(CHAT), progress=False)
+    for used in (5, 10**6):
+        examples = corpus.examples(400, 8, used)
+        cut = text.examples(corpus.ids(400)[0], 8)
+        assert len(examples) == len(cut)
+        assert torch.equal(examples.counts, torch.from_numpy(np.bincount(cut[:used].ravel(), minlength=400)))
+    assert torch.equal(examples.rows(torch.tensor([3, 1]), torch.device("cpu")), torch.from_numpy(cut[[3, 1]]).long())
+    assert examples.too_few(len(cut)) is None
+    said = (
+        f"it has {len(cut):,} examples of 8 tokens at V = 400; an epoch of {3 * len(cut):,} goes through them 3.0 times"
+    )
+    assert said in examples.too_few(3 * len(cut))
+    with pytest.raises(ValueError, match=r"^seq_len=100000: expected at most \d+, the length of the text in ids"):
+        corpus.examples(400, 100_000, 1)
+
+
+def test_a_text_that_is_too_short_is_said_once_in_words(tiny, tmp_path, capsys):
+    specs = [tiny(corpus=str(CHAT), vocab=400, examples=5000, steps=2, seed=seed) for seed in range(2)]
+    with pytest.warns(UserWarning, match="an epoch of 5,000 goes through them"):
+        result = train(specs[0])
+    runs = sweep(specs, tmp_path)
+    assert capsys.readouterr().out.count("an epoch of 5,000 goes through them") == 1
+    assert set(runs.examples_available) == {result.examples_available}
+    assert result.examples_available < 5000
+
+
+def test_a_million_examples_take_no_more_memory_than_a_few(tmp_path):
+    """As text of 64 million ids is trained on: only the examples of the next steps are read."""
+    peaks = {}
+    for examples in (20_000, 1_000_000):
+        np.save(
+            tmp_path / "ids.npy",
+            np.random.default_rng(0).integers(0, 300, 64 * examples * 100 // 97 + 1, dtype=np.int32),
+        )
+        words = f"--method semantic --vocab 300 --hidden 16 --examples {examples} --steps 50 --device cpu --threads 1"
+        command = [sys.executable, "-m", "scta_lite.train", *words.split(), "--corpus", str(tmp_path / "ids.npy")]
+        subprocess.run([*command, "--out", str(tmp_path / str(examples))], check=True, capture_output=True)
+        run = json.loads(next((tmp_path / str(examples)).glob("*.json")).read_text())
+        assert run["examples_available"] >= examples
+        peaks[examples] = run["peak_memory_bytes"]
+    assert peaks[1_000_000] < 1.1 * peaks[20_000]
+
+
+@pytest.fixture(scope="module")
+def installed():
+    """Real text, where a reader's own cache is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XDG_CACHE_HOME")
+        yield text.load("installed", progress=False)
+
+
+def test_the_installed_corpus_fills_a_million_ids(installed):
+    examples = installed.examples(1_000_000, 64, 20_000)
+    assert len(examples) >= 20_000
+    assert len(examples.heldout) >= 512
+    vocabulary = installed.vocabulary(1_000_000)
+    assert len(vocabulary) == 1_000_000
+    said = vocabulary.decode(installed.ids(1_000_000)[0][:20_000])
+    assert sum(word in said for word in (" the", " return", "self", " is")) == 4
+
+
+def test_held_out_text_of_the_installed_corpus_is_new_to_training(installed):
+    assert installed.about["repeated"]["after"]["13"] < 0.02 < installed.about["repeated"]["before"]["13"]
+
+
+def test_nothing_of_the_installed_corpus_is_unknown(installed):
+    """No token stands for all that is rare: at 8,192 the most frequent one is a word, and bytes are few."""
+    table = installed.statistics(8192)
+    assert (table.top_id >= 256).all()
+    assert (table.bytes < 0.02).all()
+    assert (table.spelled > 0.01).all()
+    half = installed.statistics(200_000).words_per_token
+    assert half["held out"] == pytest.approx(half["training"], rel=0.1)

@@ -1,0 +1,244 @@
+import bz2
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import CHAT
+
+from scta_lite import text
+from scta_lite.text import reading
+
+DIALECTS = Path(__file__).parent / "dialects"
+BOILED = "user: How do I boil an egg?\n\nassistant: Put it into boiling water for eight minutes."
+AND_TWO = "user: And two eggs?\n\nassistant: The same eight minutes."
+SHORTER = """user: Shorten the sentence.
+
+Put it into boiling water for eight minutes.
+
+assistant: Boil it for eight minutes."""
+
+
+@pytest.mark.parametrize(("name", "documents"), [
+    ("answer_beside.json", [BOILED]),
+    ("bare_lists.json", [f"{BOILED}\n\n{AND_TWO}", BOILED]),
+    ("chosen_messages.jsonl", [BOILED]),
+    ("instruction_input_output.json", [BOILED, SHORTER]),
+    ("items_key.json", [f"{BOILED}\n\n{AND_TWO}"]),
+    ("parts_value.jsonl", [BOILED]),
+    ("prompt_completion.jsonl", [BOILED, AND_TWO]),
+    ("question_answer.jsonl", [BOILED]),
+    ("text_only.jsonl",
+     ["How do I boil an egg? Put it into boiling water for eight minutes.", "The same eight minutes."]),
+    ("upper_roles.json", [BOILED]),
+    ("wrapped_in_data.json", [BOILED]),
+])  # fmt: skip
+def test_dialects(name, documents):
+    left_out = Counter()
+    assert list(text.documents(DIALECTS / name, left_out)) == documents
+    assert left_out == ({"part of a message that is no text": 1} if name == "parts_value.jsonl" else {})
+
+
+ASKED, ANSWERED = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+BECAUSE = "user: Why?\n\nassistant: So."
+
+
+@pytest.mark.parametrize(("record", "documents"), [
+    ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, [BECAUSE]),
+    ({"prompt": [ASKED], "chosen": [ANSWERED], "rejected": [ASKED]}, [BECAUSE]),
+    ({"prompt": "Why?", "chosen": [ASKED, ANSWERED], "rejected": [ASKED]}, [BECAUSE]),
+    ({"messages": [ASKED, ANSWERED], "chosen": [ASKED, ANSWERED], "rejected": []}, [BECAUSE]),
+    ({"chosen": "Human: Why? Assistant: So.", "rejected": "Human: Why?"}, ["Human: Why? Assistant: So."]),
+    ({"rejected_messages": [ASKED, ANSWERED], "text": "Only this."}, ["Only this."]),
+    ({"system": "Be brief.", "messages": [ASKED, ANSWERED]}, [f"system: Be brief.\n\n{BECAUSE}"]),
+    ({"system_prompt": "Be brief.", "question": "Why?", "response": "So."}, [f"system: Be brief.\n\n{BECAUSE}"]),
+    ({"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, ASKED]},
+     ["system: Be long.\n\nuser: Why?"]),
+    ({"instruction": "Why?", "context": "", "response": "So.", "category": "qa"}, [BECAUSE]),
+    ({"instruction": "Why?", "input": "", "output": "So.", "text": "Below is an instruction …"}, [BECAUSE]),
+    ({"input": "Why?", "output": "So."}, [BECAUSE]),
+    ({"data": ["Why?", "So."], "id": "3"}, [BECAUSE]),
+    ({"dialog": ["Why?", "So."]}, [BECAUSE]),
+    ({"log": [{"speaker": "USER", "text": "Why?"}, {"speaker": "Bot", "text": "So."}]}, [BECAUSE]),
+    ({"batch": [{"messages": [ASKED, ANSWERED]}, {"text": "And this."}]}, [BECAUSE, "And this."]),
+    ({"content": "def f(x):\n    return x", "path": "f.py"}, ["def f(x):\n    return x"]),
+    ([{"messages": [ASKED, ANSWERED]}], [BECAUSE]),
+    ({"messages": [{"role": "tool", "content": "7"}]}, ["tool: 7"]),
+    ({"id": 1, "tags": ["a"], "sizes": [{"w": 1}], "more": [{"h": 1}]}, []),
+    ({"text": "  "}, []),
+])  # fmt: skip
+def test_records(tmp_path, record, documents):
+    lines = [json.dumps(record), json.dumps({"text": "The last one."})]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    left_out = Counter()
+    assert list(text.documents(tmp_path / "a.jsonl", left_out)) == [*documents, "The last one."]
+    assert bool(left_out) is not bool(documents)
+
+
+def test_sharegpt_reads_what_real_files_hold():
+    left_out = Counter()
+    documents = list(text.documents(CHAT, left_out))
+    assert left_out == {
+        "record without a conversation, an answer or a text": 3,  # an empty one, one without the key, a string
+        "empty message": 1,
+        "message without text": 1,
+    }
+    assert len(documents) == 96 - 3
+    assert documents[0].startswith("user: ")
+    assert "assistant: " in documents[0]
+    assert any(d.startswith("assistant: ") for d in documents)
+    assert any("system: " in d for d in documents)
+    assert any("¿Qué hora es?" in d for d in documents)
+    assert not any("<div" in d or "<p>" in d for d in documents)
+
+
+@pytest.mark.parametrize(("turn", "document"), [
+    ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}, "user: a\nb"),
+    ({"from": None, "role": "gpt", "value": None, "content": "both keys"}, "assistant: both keys"),
+    ({"value": "no role"}, "no role"),
+    ({"from": "Human", "value": "any case"}, "user: any case"),
+    ({"role": "user", "content": ["a", {"type": "output_text", "content": "b"}, {"image": "c"}]}, "user: a\nb"),
+    ({"from": "gpt", "value": "<ul><li>one</li><li>two</li></ul>a &lt; b<br>c"}, "assistant: one\n\ntwo\n\na < b\nc"),
+    ({"from": "gpt", "value": "if a<b && c>d: Map<b> x"}, "assistant: if a<b && c>d: Map<b> x"),
+])  # fmt: skip
+def test_dialects_of_turns(tmp_path, turn, document):
+    (tmp_path / "chat.json").write_text(json.dumps([{"messages": [turn]}]))
+    assert list(text.documents(tmp_path / "chat.json")) == [document]
+
+
+def test_sharegpt_lines_and_gzip_give_the_same_documents(tmp_path):
+    records = json.loads(CHAT.read_text(encoding="utf-8"))
+    lines = "\n".join(json.dumps(r) for r in records if isinstance(r, dict)) + "\nnot json\n"
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(CHAT.read_bytes()))
+    expected, left_out = list(text.documents(CHAT)), Counter()
+    assert list(text.documents(tmp_path / "a.jsonl", left_out)) == expected
+    assert left_out["line that is not a JSON object"] == 1
+    assert list(text.documents(tmp_path / "a.json.gz")) == expected
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "the file is empty"),
+    (b"  \n", "the file is empty"),
+    (b"hello, world", "neither JSON"),
+    (b'[{"id": 1}', "no JSON after 1 records of its list"),
+    (b"[]", "no usable record .no records"),
+    (b'[{"conversations": [{"from": "human", "value": ""}]}]', "no usable record .1 × empty message"),
+    (b'{"a": 1}', "no usable record"),
+    (b"3", "neither JSON nor JSON lines .a value that is no object and no list"),
+    (b'[{"text": "one"}, {"text": ' + b"[" * 100_000, "no JSON after 1 records"),
+    (b'{"text": ' + b"[" * 100_000, "neither JSON nor JSON lines"),
+    (b'{"n": ' + b"9" * 5000 + b"}", "neither JSON nor JSON lines"),
+    (b"\x1f\x8b broken", "a broken gzip file"),
+    (gzip.compress(CHAT.read_bytes())[:-50], "a broken gzip file"),
+    (gzip.compress(CHAT.read_bytes())[:200] + bytes(100), "a broken gzip file"),
+    ('{"text": "é"}'.encode("latin-1"), "not UTF-8, for it holds the byte 0xe9"),
+    ('{"text": "é"}'.encode("utf-32"), "UTF-32; expected UTF-8 or UTF-16"),
+    ('{"text": "é"}'.encode("utf-16")[:-1], "not UTF-16"),
+    (bz2.compress(b"{}"), "not UTF-8|neither JSON"),
+    (b'[{"conversations": [{"from": "human", "value": "only one"}]}]', "1 document"),
+])  # fmt: skip
+def test_corpus_files_that_cannot_serve(tmp_path, content, message):
+    path = tmp_path / "chat.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        text.load(str(path), progress=False)
+    assert "corpus=" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+RECORDS = [{"messages": [{"role": "user", "content": f"Number {i}, “ü”"}]} for i in range(40)]
+NUMBERS = [f"user: Number {i}, “ü”" for i in range(40)]
+LINES = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("written", [
+    json.dumps(RECORDS), json.dumps(RECORDS, indent=2, ensure_ascii=False), " \n[" + LINES.replace("\n", ",\n") + "]\n",
+    LINES, LINES.replace("\n", "\n\n"), LINES.replace("\n", "\r\n"), json.dumps({"version": 1, "data": RECORDS}),
+    json.dumps({"data": RECORDS}, indent=1), json.dumps([r["messages"] for r in RECORDS]),
+    "\n".join(json.dumps(r["messages"]) for r in RECORDS), f"[{json.dumps(RECORDS[0])}]\n" + LINES.partition("\n")[2],
+])  # fmt: skip
+def test_lists_and_lines_however_they_are_written(tmp_path, monkeypatch, written, chunk):
+    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    (tmp_path / "a.json").write_text(written, encoding="utf-8")
+    left_out = Counter()
+    assert list(text.documents(tmp_path / "a.json", left_out)) == NUMBERS
+    assert not left_out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings(tmp_path, encoding):
+    for name, content in {"a.jsonl": LINES, "a.txt": "\n\n".join(NUMBERS)}.items():
+        (tmp_path / name).write_bytes(content.encode(encoding))
+        assert list(text.documents(tmp_path / name)) == NUMBERS
+
+
+@pytest.mark.parametrize("bad", [b"not json", b"[" * 5000, b'{"n": ' + b"9" * 5000 + b"}", b'"text"', b"3"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_bad_line_costs_that_line(tmp_path, bad, first):
+    lines = LINES.encode().split(b"\n")
+    lines.insert(0 if first else 7, bad)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    left_out = Counter()
+    assert list(text.documents(tmp_path / "a.jsonl", left_out)) == NUMBERS
+    assert left_out == {"line that is not a JSON object": 1}
+
+
+def test_files_are_read_no_further_than_documents_are_asked_for(tmp_path):
+    """What follows the first megabyte is broken, and not met."""
+    filler = json.dumps({"text": "x" * 1000})
+    for name, start in (("list.json", f"[{filler},"), ("lines.jsonl", f"{filler}\n")):
+        (tmp_path / name).write_bytes(
+            start.encode() + (filler + ("," if "[" in start else "\n")).encode() * 3000 + b"\xff"
+        )
+        documents = text.documents(tmp_path / name)
+        assert all(len(next(documents)) == 1000 for _ in range(100))
+        with pytest.raises(ValueError, match="not UTF-8"):
+            list(documents)
+
+
+def test_plain_text(tmp_path):
+    (tmp_path / "one.txt").write_text("\n\n  first\nof two lines\n\n \nsecond\r\n\r\nthird")
+    assert list(text.documents(tmp_path / "one.txt")) == ["first\nof two lines", "second", "third"]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "two.MD").write_text("a\n\nb")
+    (tmp_path / "sub" / "three.jsonl").write_text(LINES)
+    (tmp_path / "sub" / "picture.png").write_bytes(b"\x89PNG")
+    documents = list(text.documents(tmp_path))  # of several text files each is one document
+    assert documents[1:] == [*NUMBERS, "a\n\nb"]
+    assert documents[0].split() == "first of two lines second third".split()
+    (tmp_path / "no name").write_text("any other file is text too\n\nif it is no JSON")
+    assert len(list(text.documents(tmp_path / "no name"))) == 2
+
+
+def test_a_folder_without_text(tmp_path):
+    with pytest.raises(ValueError, match=r"no file to read; expected one of \.json, .*\.parquet"):
+        list(text.documents(tmp_path))
+
+
+def test_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason='the extra "parquet" is not installed')
+    pd.DataFrame({"messages": [record["messages"] for record in RECORDS], "n": range(40)}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    pd.DataFrame({"text": ["one", None, "two"]}).to_parquet(tmp_path / "b.parquet")
+    left_out = Counter()
+    assert list(text.documents(tmp_path, left_out)) == [*NUMBERS, "one", "two"]
+    assert left_out == {"record without a conversation, an answer or a text": 1}
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match=r"corpus='.*a\.parquet': not Parquet"):
+        list(text.documents(tmp_path))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'scta_lite\[parquet\]'"):
+        list(text.documents(tmp_path / "a.parquet"))
+
+
+def test_the_old_name_still_reads():
+    assert list(text.sharegpt(CHAT)) == list(text.documents(CHAT))
