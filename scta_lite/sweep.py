@@ -55,21 +55,13 @@ def sweep(
         if not isinstance(spec, Spec):
             raise ValueError(f"specs[{i}]={spec!r}: expected a Spec")
     folder = writable(folder)
-    named = dict.fromkeys((spec.corpus, spec.max_characters) for spec in specs)
-    corpora = {(name, most): text.load(name, max_characters=most, progress=progress) for name, most in named}
-    for corpus in corpora.values():
-        if progress and corpus.about.get("left_out"):
-            tqdm.write(f"{corpus.name}: {corpus.about['documents']:,} documents; left out: {corpus.about['left_out']}")
-    paths, said = {}, set()
-    for spec in specs:
-        if executor is None:
+    if executor is None:
+        for spec in specs:
             machine.device(spec.device)
-        corpus = corpora[spec.corpus, spec.max_characters]
-        ids = corpus.examples(spec.vocab, spec.seq_len, spec.examples)  # encoded here, once: the runs read them
-        said.add(ids.too_few(spec.examples))
-        paths[folder / f"{spec.run_id(corpus.fingerprint)}.json"] = spec
-    for line in filter(None, said if progress else ()):
+    fingerprints, said = _texts(specs, progress)
+    for line in said if progress else ():
         tqdm.write(line)
+    paths = {folder / f"{spec.run_id(fingerprints[spec])}.json": spec for spec in specs}
     todo = {path: spec for path, spec in paths.items() if not (resume and _status(path) in FINAL)}
     stop = threading.Event() if executor is None else None
     run = partial(run_process, folder=folder, force=force, stop=stop)
@@ -82,6 +74,22 @@ def sweep(
             stop.set()  # an interrupt ends the run in flight
             pool.shutdown(cancel_futures=True)
     return add_speedup(pd.DataFrame([json.loads(path.read_text()) for path in paths]))
+
+
+def _texts(specs: list[Spec], progress: bool) -> tuple[dict[Spec, str], list[str]]:
+    """Each Spec's text's fingerprint, and what to say of the texts. Encodes them here, once: the runs read the ids."""
+    corpora: dict[tuple, text.Corpus] = {}
+    fingerprints, said = {}, []
+    for spec in specs:
+        key = spec.corpus, spec.max_characters
+        if key not in corpora:
+            corpora[key] = text.load(spec.corpus, max_characters=spec.max_characters, progress=progress)
+            about = corpora[key].about
+            if about.get("left_out"):
+                said.append(f"{corpora[key].name}: {about['documents']:,} documents; left out: {about['left_out']}")
+        fingerprints[spec] = corpora[key].fingerprint
+        said.append(corpora[key].examples(spec.vocab, spec.seq_len, spec.examples).too_few(spec.examples))
+    return fingerprints, list(dict.fromkeys(filter(None, said)))
 
 
 def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:

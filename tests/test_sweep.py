@@ -153,11 +153,12 @@ def test_speedup_is_between_runs_of_the_same_work(tiny, tmp_path):
 
 
 def test_a_failing_run_is_recorded(tiny, tmp_path):
-    """The device is checked by the sweep only for its own executor: another may have one that this machine lacks."""
+    """What the sweep cannot know beforehand ends one run, not the others."""
     with ProcessPoolExecutor(1) as pool:
-        runs = sweep([tiny(seq_len=200_000, examples=4, corpus=str(CHAT))], tmp_path, executor=pool, progress=False)
-    assert runs.status[0] == "failed"
-    assert runs.reason[0].startswith("ValueError: seq_len=200000: expected")
+        specs = [tiny(stage1="no/such.safetensors", token_head="random"), tiny()]
+        runs = sweep(specs, tmp_path, executor=pool, progress=False)
+    assert runs.status.tolist() == ["failed", "ok"]
+    assert runs.reason[0].startswith("FileNotFoundError: run_id='such': expected one of []")
 
 
 def test_any_executor_will_do(tiny, tmp_path):
@@ -168,6 +169,7 @@ def test_any_executor_will_do(tiny, tmp_path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"corpus": "no/such.json"}, "corpus='no/such.json': no such file"),
+    ({"seq_len": 200_000, "examples": 4, "corpus": str(CHAT)}, "seq_len=200000: expected at most"),
     ({"device": "cuda:99"}, "device='cuda:99'"),
     ({"corpus": str(CHAT), "vocab": 10_000_000}, "vocab=10000000: expected at most .*zipf"),
 ])  # fmt: skip

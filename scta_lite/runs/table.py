@@ -65,7 +65,8 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     the medians of the phases. Runs of several texts have rows of their own, told apart by a column `fingerprint`.
     """
     keys = ["vocab", "method", "optimizer"]
-    keys += ["fingerprint"] * (runs.groupby(keys).fingerprint.nunique() > 1).any()
+    if (runs.groupby(keys).fingerprint.nunique() > 1).any():
+        keys.append("fingerprint")
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
     reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]

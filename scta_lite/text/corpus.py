@@ -28,9 +28,9 @@ from tqdm import tqdm
 from scta_lite import checks
 from scta_lite.files import replace_file
 from scta_lite.losses import log_uniform
-from scta_lite.text import repeats
 from scta_lite.text.examples import Examples, Stored, examples
 from scta_lite.text.reading import documents, files_of
+from scta_lite.text.repeats import RUN, fresh, repeated
 from scta_lite.text.vocabulary import BYTES, Vocabulary, learn, number
 
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
@@ -185,9 +185,14 @@ def _installed(left_out: Counter) -> Iterator[str]:
     names = [(name, root) for name, root in names if not _SKIPPED & set(name.split("/"))]
     for name, root in sorted(names, key=lambda found: _digest(f"{found[1].name}/{found[0]}")):
         try:
-            yield (root / name).read_text(encoding="utf-8")
+            source = (root / name).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             left_out["file that is not UTF-8"] += 1
+            continue
+        if sum(map(str.isalpha, source)) < len("".join(source.split())) / 2:
+            left_out["file of tables, less than half of it letters"] += 1
+        else:
+            yield source
 
 
 def _origin(path: Path | None) -> object:
@@ -212,7 +217,7 @@ def _build(
     shown = tqdm(ordered, "splitting it into words", unit=" documents", disable=not progress)
     spelled, words, document = number(text + "\n\n" for text in shown)
     ends = np.array([word.count("\n") > 1 for word in spelled])
-    kept = repeats.fresh(words, document, ends, cut)
+    kept = fresh(words, document, ends, cut)
     before, after = _seen_in_training(words, document, cut), _seen_in_training(words[kept], document[kept], cut)
     left_out["paragraph that stands in another document"] = int(ends[words[~kept]].sum())
     words, document = words[kept], document[kept]
@@ -250,11 +255,10 @@ def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> t
     return texts, True
 
 
-def _seen_in_training(words: np.ndarray, document: np.ndarray, cut: int) -> dict[str, float | None]:
+def _seen_in_training(words: np.ndarray, document: np.ndarray, cut: int) -> dict[str, float]:
     """The share of held-out words in a run of 13, and of 8, that the training text has too."""
     part = (document < cut).astype(np.int32)
-    lengths = (repeats.RUN, 8)
-    return {str(n): float(repeats.repeated(words, part, n)[part > 0].mean()) if part.any() else None for n in lengths}
+    return {str(run): float(repeated(words, part, run)[part > 0].mean()) for run in (RUN, 8)}
 
 
 def _digest(text: str) -> bytes:
