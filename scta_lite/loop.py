@@ -52,7 +52,7 @@ class Training:
             self._step(batches)
             finite = show(self.done, self.losses)
             if len(self.timer.steps) == 1 and device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
+                machine.reset_peak_memory(device)
             seconds = clock.seconds()
             over_budget = spec.budget_s is not None and self.done >= 4 and seconds > spec.budget_s
             last = self.done == steps or over_budget or not finite

@@ -48,6 +48,7 @@ def train(
         warnings.warn(too_few, stacklevel=2)
     held = HeldOut.split(examples, spec.eval_examples)
     held = held and held.to(device)
+    machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
     with _torch_settings(spec):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)

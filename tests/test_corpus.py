@@ -129,7 +129,7 @@ def test_no_more_than_max_characters_are_read(load):
 
 def test_half_a_character_becomes_a_question_mark(load):
     corpus = load([f"{paragraph(i)} \ud83d" for i in range(10)])
-    assert corpus.about["left_out"] == {"half a character, now ?": 10}
+    assert corpus.about["left_out"] == {"document with half a character, now ?": 10}
     assert " ?\n\n" in corpus.vocabulary(300).decode(corpus.ids(300)[0])
 
 

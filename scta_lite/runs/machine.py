@@ -89,7 +89,7 @@ def free_memory(on: torch.device) -> int:
 
 
 def peak_memory(on: torch.device) -> tuple[int, str]:
-    """Bytes, and of what: the allocator's peak since its last reset on a GPU, else the process's since it started."""
+    """Bytes, and of what: the allocator's peak on a GPU, else the process's; since the last reset, or the start."""
     if on.type == "cuda":
         return torch.cuda.max_memory_allocated(on), "CUDA allocator"
     with suppress(OSError, StopIteration):  # getrusage's would be the parent's, if that was larger when it spawned us
@@ -97,6 +97,15 @@ def peak_memory(on: torch.device) -> tuple[int, str]:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), "process RSS"
     unit = 1 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process RSS"
+
+
+def reset_peak_memory(on: torch.device) -> None:
+    """Forgets the peak so far; the process's can be forgotten on Linux alone."""
+    if on.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(on)
+    else:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def energy_joules(on: torch.device) -> float | None:

@@ -210,12 +210,12 @@ def _build(
     texts, whole = _distinct(found, left_out, max_characters)
     if len(texts) < 2:
         raise ValueError(f"corpus={corpus!r}: {len(texts)} document(s); expected at least 2, to hold one out")
-    ordered = [texts[key] for key in sorted(texts)]
-    del texts
-    fingerprint = hashlib.sha256("\0".join([_FORMAT, *ordered]).encode()).hexdigest()[:12]
-    characters, cut = sum(map(len, ordered)), max(1, round(HELD_OUT * len(ordered)))  # documents before cut: held out
-    shown = tqdm(ordered, "splitting it into words", unit=" documents", disable=not progress)
-    spelled, words, document = number(text + "\n\n" for text in shown)
+    fingerprint, characters = hashlib.sha256(_FORMAT.encode()), sum(map(len, texts.values()))
+    for key in sorted(texts):
+        fingerprint.update(key)
+    cut = max(1, round(HELD_OUT * len(texts)))  # documents before it are held out
+    shown = tqdm(sorted(texts), "splitting it into words", unit=" documents", disable=not progress)
+    spelled, words, document = number(texts.pop(key) + "\n\n" for key in shown)
     ends = np.array([word.count("\n") > 1 for word in spelled])
     kept = fresh(words, document, ends, cut)
     before, after = _seen_in_training(words, document, cut), _seen_in_training(words[kept], document[kept], cut)
@@ -224,7 +224,7 @@ def _build(
     heldout, train = np.split(words, [np.searchsorted(document, cut)])
     entries, rare, new_id = learn(spelled, train, document[len(heldout) :])
     about = {
-        "fingerprint": fingerprint, "documents": len(ordered), "held_out_documents": cut,
+        "fingerprint": fingerprint.hexdigest()[:12], "documents": int(document[-1]) + 1, "held_out_documents": cut,
         "characters": characters, "all_of_it": whole, "words": len(words), "largest_vocab": len(entries),
         "repeated": {"before": before, "after": after},
         "left_out": {reason: count for reason, count in left_out.items() if count},
@@ -244,10 +244,10 @@ def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> t
     for text in found:
         if characters >= max_characters:  # what comes after this document is not even parsed
             return texts, False
-        text = text.strip()
-        clean = text if text.isascii() else text.encode(errors="replace").decode()  # JSON can spell half a character
+        clean = text.encode(errors="replace").decode()  # JSON can spell half a character, which no text holds
+        left_out["document with half a character, now ?"] += clean != text
+        clean = clean.strip()
         key = _digest(clean)
-        left_out["half a character, now ?"] += clean != text and sum("\ud800" <= c <= "\udfff" for c in text)
         left_out["document that stood before"] += key in texts
         if clean and key not in texts:
             texts[key] = clean
