@@ -64,8 +64,11 @@ def _generate(model: LanguageModel, ids: Tensor, choose: Callable[[Tensor], Tens
 def write(model: LanguageModel, vocabulary: Vocabulary, prompt: str, tokens: int, **how) -> Iterator[str]:
     """Yields the prompt, then `tokens` pieces of text that follow it, one after another; `how` as for `generate`.
 
-    A piece may be empty: bytes wait until they are a character. ValueError for an empty prompt.
+    A piece may be empty: bytes wait until they are a character. ValueError for an empty prompt, or a vocabulary of
+    another size than the model's.
     """
+    if len(vocabulary) != model.vocab:
+        raise ValueError(f"vocabulary of {len(vocabulary):,} entries: expected the model's, V = {model.vocab:,}")
     ids = torch.from_numpy(vocabulary.encode(prompt)).long().to(model.backbone.weight_hh_l0.device)
     characters = getincrementaldecoder("utf-8")(errors="replace")
     yield prompt

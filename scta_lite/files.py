@@ -6,7 +6,10 @@ notebooks found lie in a clone of the repository alone.
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _PACKAGE = Path(__file__).resolve().parent
 _CLONE = (_PACKAGE.parent / "data" / "paper").is_dir()
@@ -29,14 +32,25 @@ def in_clone(*parts: str) -> Path:
     return ROOT.joinpath(*parts)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes the file so that a reader, or a crash, never meets half of it."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes its name when it is whole: a reader, or a crash, never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes the file, whole or not at all."""
+    with replacing(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def writable(folder: str | Path) -> Path:

@@ -88,8 +88,8 @@ def _texts(specs: list[Spec], progress: bool) -> tuple[dict[Spec, str], list[str
             if about.get("left_out"):
                 said.append(f"{corpora[key].name}: {about['documents']:,} documents; left out: {about['left_out']}")
         fingerprints[spec] = corpora[key].fingerprint
-        said.append(corpora[key].examples(spec.vocab, spec.seq_len, spec.examples).too_few(spec.examples))
-    return fingerprints, list(dict.fromkeys(filter(None, said)))
+        said += corpora[key].examples(spec.vocab, spec.seq_len, spec.examples).caveats(spec.examples, spec.evaluate)
+    return fingerprints, list(dict.fromkeys(said))
 
 
 def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:

@@ -44,8 +44,8 @@ def train(
     corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
     examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
-    if too_few := examples.too_few(spec.examples):
-        warnings.warn(too_few, stacklevel=2)
+    for caveat in examples.caveats(spec.examples, spec.evaluate):
+        warnings.warn(caveat, stacklevel=2)
     held = HeldOut.split(examples, spec.eval_examples)
     held = held and held.to(device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's

@@ -111,7 +111,7 @@ def test_the_best_scale_of_constant_scores_is_one():
 
 def test_the_halves_of_the_held_out_text_share_nothing():
     ids, counts = torch.arange(70).view(7, 10), torch.ones(70)
-    held = evaluate.HeldOut.split(text.Examples("x", "x", None, 10, counts, ids.numpy(), None), 3)
-    assert evaluate.HeldOut.split(text.Examples("x", "x", None, 10, counts, ids[:1].numpy(), None), 3) is None
+    held = evaluate.HeldOut.split(text.Examples("x", None, 10, counts, ids.numpy(), None), 3)
+    assert evaluate.HeldOut.split(text.Examples("x", None, 10, counts, ids[:1].numpy(), None), 3) is None
     assert torch.equal(held.validation, ids[0:4:2])  # of 4 every second, so that there are at most 3
     assert torch.equal(held.test, ids[4:])

@@ -68,6 +68,26 @@ BECAUSE = "user: Why?\n\nassistant: So."
     ({"messages": [{"role": "tool", "content": "7"}]}, ["tool: 7"]),
     ({"id": 1, "tags": ["a"], "sizes": [{"w": 1}], "more": [{"h": 1}]}, []),
     ({"text": "  "}, []),
+    ({"prompt": [ASKED], "completion": [ANSWERED]}, [BECAUSE]),
+    ({"prompt": "Why?", "chosen": ["So."]}, [BECAUSE]),
+    ({"messages": [ASKED], "chosen": {"text": "So."}}, [BECAUSE]),
+    ({"prompt": "Why?", "completion": "So.", "label": True}, [BECAUSE]),
+    ({"prompt": "Why?", "completion": "So.", "label": False}, []),
+    ({"dispreferred": [ASKED, ANSWERED], "text": "T"}, ["T"]),
+    ({"non_preferred_output": [ANSWERED], "preferred_output": [ANSWERED], "prompt": "Why?"}, [BECAUSE]),
+    ({"authors": [{"role": "editor", "name": "Bob"}], "text": "T"}, ["T"]),
+    ({"annotators": [{"role": "editor", "text": "x"}], "instruction": "Why?", "output": "So."}, [BECAUSE]),
+    ({"edges": [{"from": "a", "to": "b"}], "text": "T"}, ["T"]),
+    ({"links": [{"from": "x", "to": "y", "text": "label"}], "question": "Why?", "answer": "So."}, [BECAUSE]),
+    ({"text": "T", "data": ["x", "y"]}, ["T"]),
+    ({"messages": [{"role": "user", "content": "x"}], "text": "T"}, ["user: x"]),
+    ({"instruction": "Add.", "question": "2+2", "answer": 4}, ["user: Add.\n\n2+2\n\nassistant: 4"]),
+    ({"definition": "Why?", "inputs": "", "targets": "So."}, [BECAUSE]),
+    ({"Instruction": "Why?", "Output": "So."}, [BECAUSE]),
+    ({"human": "Why?", "assistant": "So."}, [BECAUSE]),
+    ({"train": [{"text": "a"}], "test": [{"text": "b"}]}, ["a", "b"]),
+    ({"messages": [{"role": "", "content": "x"}]}, ["x"]),
+    ({"turns": [{"speaker": "USER", "utterance": "Why?"}]}, ["user: Why?"]),
 ])  # fmt: skip
 def test_records(tmp_path, record, documents):
     lines = [json.dumps(record), json.dumps({"text": "The last one."})]
@@ -127,15 +147,16 @@ def test_sharegpt_lines_and_gzip_give_the_same_documents(tmp_path):
     (b"[]", "no usable record .no records"),
     (b'[{"conversations": [{"from": "human", "value": ""}]}]', "no usable record .1 × empty message"),
     (b'{"a": 1}', "no usable record"),
-    (b"3", "neither JSON nor JSON lines .a value that is no object and no list"),
+    (b"3", "neither JSON nor JSON lines, or cut off; expected .*begins '3'"),
     (b'[{"text": "one"}, {"text": ' + b"[" * 100_000, "no JSON after 1 records"),
     (b'{"text": ' + b"[" * 100_000, "neither JSON nor JSON lines"),
     (b'{"n": ' + b"9" * 5000 + b"}", "neither JSON nor JSON lines"),
     (b"\x1f\x8b broken", "a broken gzip file"),
+    (b'[{"text": "one"}, {"text": oops}, {"text": "three"}]', "no JSON after 1 records"),
     (gzip.compress(CHAT.read_bytes())[:-50], "a broken gzip file"),
     (gzip.compress(CHAT.read_bytes())[:200] + bytes(100), "a broken gzip file"),
     ('{"text": "é"}'.encode("latin-1"), "not UTF-8, for it holds the byte 0xe9"),
-    ('{"text": "é"}'.encode("utf-32"), "UTF-32; expected UTF-8 or UTF-16"),
+    ('{"text": "é"}'.encode("utf-32"), "neither JSON nor JSON lines"),
     ('{"text": "é"}'.encode("utf-16")[:-1], "not UTF-16"),
     (bz2.compress(b"{}"), "not UTF-8|neither JSON"),
     (b'[{"conversations": [{"from": "human", "value": "only one"}]}]', "1 document"),
@@ -230,7 +251,46 @@ def test_parquet(tmp_path):
     assert left_out == {"record without a conversation, an answer or a text": 1}
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match=r"corpus='.*a\.parquet': not Parquet"):
-        list(text.documents(tmp_path))
+        list(text.documents(tmp_path / "a.parquet"))
+    assert list(text.documents(tmp_path, left_out)) == ["one", "two"]
+    assert left_out["file that could not be read to its end"] == 1
+
+
+@pytest.mark.parametrize(("suffix", "sep"), [("csv", ","), ("tsv", "\t")])
+def test_tables(tmp_path, suffix, sep):
+    rows = pd.DataFrame(
+        {"instruction": ["Why?", "When,\n\nif ever?"], "input": ["", "NA"], "output": ["So.", 'He said "now".']}
+    )
+    rows.to_csv(tmp_path / f"a.{suffix}", sep=sep, index=False)
+    expected = [BECAUSE, 'user: When,\n\nif ever?\n\nNA\n\nassistant: He said "now".']
+    assert list(text.documents(tmp_path / f"a.{suffix}")) == expected
+    (tmp_path / f"b.{suffix}").write_text(f"text{sep}n\na{sep}1{sep}2{sep}3\nb{sep}{sep}{sep}{sep}{sep}{sep}")
+    with pytest.raises(ValueError, match=r"corpus='.*b\..sv': no table"):
+        list(text.documents(tmp_path / f"b.{suffix}"))
+
+
+def test_a_folder_is_read_past_what_is_bad_or_hidden(tmp_path):
+    for name, content in {
+        "a.jsonl": LINES,
+        "b.txt": "",
+        "c.json": "3",
+        "._d.json": LINES,
+        ".git/e.json": LINES,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    left_out = Counter()
+    assert list(text.documents(tmp_path, left_out)) == NUMBERS
+    assert left_out["file that could not be read to its end"] == 2
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.pdf", "a.jsonl.bz2"])
+def test_kinds_of_files_that_are_not_read(tmp_path, name):
+    (tmp_path / name).write_text(LINES)
+    with pytest.raises(ValueError, match=r"no kind of file that is read; expected one of \.json, .*\.csv"):
+        list(text.documents(tmp_path / name))
+    with pytest.raises(ValueError, match="no kind of file"):
+        text.load(str(tmp_path / name))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -242,3 +302,34 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 def test_the_old_name_still_reads():
     assert list(text.sharegpt(CHAT)) == list(text.documents(CHAT))
+
+
+def test_flat_records_with_a_role_are_records(tmp_path):
+    """Messages that are no conversation, each a record: in a list as in lines."""
+    records = [{"message_id": str(i), "role": "prompter", "text": f"message {i}"} for i in range(3)]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    for name in ("a.json", "a.jsonl"):
+        assert list(text.documents(tmp_path / name)) == ["message 0", "message 1", "message 2"]
+
+
+def test_small_faults_of_json_are_read_over(tmp_path):
+    (tmp_path / "tabs.json").write_text('[{"text": "a\tb"},{"text": "c\nd"},] and more')
+    (tmp_path / "commas.jsonl").write_text('{"text": "a\tb"},\n{"text": "c"},\n')
+    left_out = Counter()
+    assert list(text.documents(tmp_path / "tabs.json", left_out)) == ["a\tb", "c\nd"]
+    assert left_out == {"text after the end of the list": 1}
+    assert list(text.documents(tmp_path / "commas.jsonl")) == ["a\tb", "c"]
+
+
+def test_a_bad_record_of_a_list_is_told_before_the_rest_is_read(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'[{"text": "one"},{"text": oops},' + b'{"text": "x"},' * 200_000 + b"\xff")
+    with pytest.raises(ValueError, match="no JSON after 1 records"):
+        list(text.documents(tmp_path / "a.json"))
+
+
+def test_half_a_character_is_mended(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a\\ud83d b"}')
+    left_out = Counter()
+    assert list(text.documents(tmp_path / "a.jsonl", left_out)) == ["a? b"]
+    assert left_out == {"document with half a character, now ?": 1}

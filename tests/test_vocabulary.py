@@ -47,13 +47,12 @@ def test_ids_are_bytes_then_words_by_frequency_then_phrases(talk):
 def test_phrases_are_all_n_grams_by_documents_then_count_prefixes_first(talk):
     ids = {word: i for i, word in enumerate(talk.words, BYTES)}
     counts, documents = Counter(), {}
-    for text in TALK:  # phrases across the border of two documents are of the first
+    for text in TALK:
         words = [ids.get(word) for word in split(text)]
-        after = [ids.get(word) for word in split(TALK[1])][: LONGEST - 1] if text is TALK[0] else []
         for n in range(2, LONGEST + 1):
-            for i in range(len(words)):
-                gram = tuple((words + after)[i : i + n])
-                if len(gram) == n and None not in gram:
+            for i in range(len(words) - n + 1):
+                gram = tuple(words[i : i + n])
+                if None not in gram:
                     counts[gram] += 1
                     documents.setdefault(gram, set()).add(text)
     entries = entries_of(talk)
@@ -158,5 +157,23 @@ def test_phrases_are_learnt_from_the_start_of_a_long_text(monkeypatch):
 def test_sizes_that_it_has_not(talk):
     with pytest.raises(ValueError, match=rf"^vocab=9999999: expected at most {len(talk)}.*zipf"):
         talk.first(9_999_999)
-    with pytest.raises(ValueError, match=r"^vocab=256: expected an integer from 257 up"):
-        talk.first(256)
+    for vocab in (256, 300.0, "300"):
+        with pytest.raises(ValueError, match=rf"^vocab={vocab!r}: expected an integer from 257 up"):
+            talk.first(vocab)
+    for i in (-1, len(talk)):
+        with pytest.raises(ValueError, match=f"^id={i}: expected an integer from 0 to V - 1 = {len(talk) - 1}"):
+            talk.decode([i])
+
+
+def test_words_that_are_as_frequent_come_as_they_first_stand():
+    assert learn(*number([" b a b a", " c c"]))[0].words == [" b", " a", " c"]
+
+
+def test_scripts_without_spaces_make_phrases_of_their_characters():
+    vocabulary = learn(*number(["一点半 一点半，カタカナ", "一点半"]))[0]
+    assert "一点半" in [vocabulary.decode([i]) for i in range(vocabulary.phrases_from, len(vocabulary))]
+    assert len(vocabulary.encode("一点半")) == 1
+
+
+def test_no_word_is_longer_than_64():
+    assert max(map(len, split("=" * 999 + "x" * 999 + " " * 999 + "_" * 999 + "1" * 999))) == 64

@@ -143,7 +143,7 @@ class Spec:
     """
 
     method: str = _one_of(METHODS, "ce (full softmax) and semantic are the paper's, the others are to compare with")
-    vocab: int = _integer(2, "V, the number of tokens")
+    vocab: int = _integer(2, "V, the number of tokens; 257 or more for a text")
     optimizer: str = _one_of(
         ("dense", "rows", "sparse"),
         "dense: torch's AdamW over all parameters; rows: RowAdamW over the tables' rows that are used; sparse: torch's "
@@ -151,7 +151,7 @@ class Spec:
         "dense",
     )
     corpus: str = _text('"installed", "zipf", or the path of text (a file or a folder) or of .npy ids', "installed")
-    max_characters: int = _integer(1, "characters of the text that are used, at most", MAX_CHARACTERS)
+    max_characters: int = _integer(1, "characters of the text after which no further document is read", MAX_CHARACTERS)
     steps: int | None = _integer(2, "steps to run; by default all of a training", None)
     budget_s: float | None = _positive("seconds after which a run stops, once 1 + 3 steps are done", None)
     evaluate: bool = _one_of((True, False), "full-vocabulary metrics on held-out text, after one epoch or more", False)

@@ -2,14 +2,13 @@
 
 Four kinds of corpora, by name: "installed", the Python sources that are on every machine which can run this project;
 the path of a file or a folder of text (`reading`); the path of a .npy file of ids made elsewhere; "zipf", ids without
-text, to time a vocabulary beyond what text can fill. Documents are put in the order of their hashes; the first 3% are
-held out, before the vocabulary is built. A paragraph is left out if much of it stands in another document (`repeats`),
-so that training text does not repeat itself, and held-out text repeats little of the training's.
+text, to time a vocabulary beyond what text can fill. Documents are put in the order of their hashes; the last 3% are
+held out, before the vocabulary is built. A paragraph of held-out text is taken out if much of it stands in training
+(`repeats`). A text of your own is trained on as it is; the installed sources, which repeat themselves, are cleaned too.
 """
 
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import sys
@@ -28,13 +27,14 @@ from tqdm import tqdm
 from scta_lite import checks
 from scta_lite.files import replace_file
 from scta_lite.losses import log_uniform
-from scta_lite.text.examples import Examples, Stored, examples
+from scta_lite.text.examples import BLOCK, Examples, Stored, examples, save
 from scta_lite.text.reading import documents, files_of
 from scta_lite.text.repeats import RUN, fresh, repeated
 from scta_lite.text.vocabulary import BYTES, Vocabulary, learn, number
 
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
+TEMPLATES = 0.1  # of the held-out words that have to be left when repeated paragraphs are taken out
 PARTS = ("train", "heldout")
 MAX_CHARACTERS = 64_000_000  # of a corpus that are used, unless more are asked for
 _FORMAT = "3"  # of the cache and of fingerprints: another number, and every corpus is built anew and is another
@@ -47,8 +47,10 @@ _SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "pydoc_data",
 class Corpus:
     """Text ready to be cut into examples. `fingerprint` is a hash of what it holds; `about`, what a reader should know.
 
-    `about` counts the documents, characters and words, the vocabulary's largest size, and what was left out, and why;
-    `repeated` is the share of the held-out words in runs of 13 and of 8 that training has too, before and after.
+    `about` counts the documents, their characters, the words that were kept, the vocabulary's largest size, and what
+    was left out in reading, and why. `whole` says whether all documents were read. `taken_out` is the share of words in
+    paragraphs that were taken out as repeated, `repeated` that of held-out words in runs of 13 and of 8 which training
+    has too, before that and after.
     """
 
     name: str
@@ -90,9 +92,8 @@ class Corpus:
         for block in train.blocks(min(whole, used * seq_len)):
             counts += torch.from_numpy(block.astype(np.int64)).bincount(minlength=vocab)
         lengths = torch.from_numpy(self.vocabulary(vocab).lengths()) if self.has_text else None
-        return Examples(
-            self.name, self.fingerprint, train, seq_len, counts, examples(heldout.array(), seq_len), lengths
-        )
+        seen = self.about.get("repeated", {}).get("after", {}).get(str(RUN), 0.0)
+        return Examples(self.name, train, seq_len, counts, examples(heldout.array(), seq_len), lengths, seen)
 
     def _stored(self, vocab: int, needed: int) -> tuple[Stored, Stored]:
         """Training ids and held-out ids below `vocab`, where they lie."""
@@ -104,8 +105,8 @@ class Corpus:
             train = train.with_stem(f"{train.stem}_{needed}")
         if not (train.is_file() and heldout.is_file()):
             made = self._encoded(vocab) if self.has_text else (_zipf(vocab, needed, 0), _zipf(vocab, 100_000, 1))
-            for path, array in zip((train, heldout), made, strict=True):
-                _save(path, array)
+            for path, blocks in zip((train, heldout), made, strict=True):
+                save(path, blocks)
         return Stored(train), Stored(heldout)
 
     def statistics(self, vocab: int, seq_len: int = 64) -> pd.DataFrame:
@@ -133,11 +134,11 @@ class Corpus:
             }  # fmt: skip
         return pd.DataFrame(rows).T
 
-    def _encoded(self, vocab: int) -> Iterator[np.ndarray]:
+    def _encoded(self, vocab: int) -> Iterator[list[np.ndarray]]:
         """The training text's ids, then the held-out text's."""
         entries, spelled = self.vocabulary(vocab), self._spelled(vocab)
         for part in PARTS:
-            yield entries.encode_words(np.load(self.folder / f"{part}_words.npy", mmap_mode="r"), spelled)
+            yield [entries.encode_words(np.load(self.folder / f"{part}_words.npy", mmap_mode="r"), spelled)]
 
     def _spelled(self, vocab: int) -> list[str]:
         """The text's words that are not among the first `vocab` entries."""
@@ -148,10 +149,13 @@ class Corpus:
 def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, progress: bool = True) -> Corpus:
     """The corpus of that name: "installed", "zipf", or a path (.npy ids; otherwise text, as `reading` reads it).
 
-    Text is read up to `max_characters`, split and numbered once, and then found in the cache ($XDG_CACHE_HOME, by
-    default ~/.cache). Raises FileNotFoundError for a missing file and ValueError for one that has no text to read.
+    Documents are read until they have `max_characters`, split and numbered once, and then found in the cache
+    ($XDG_CACHE_HOME, by default ~/.cache). Raises FileNotFoundError for a missing file and ValueError for one that has
+    no text to read.
     """
     checks.integer("max_characters", max_characters, 1)
+    if not isinstance(corpus, str | Path) or not str(corpus):
+        raise ValueError(f"corpus={corpus!r}: expected 'installed', 'zipf', or the path of a file or folder")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scta_lite"
     if corpus == "zipf":
         return Corpus("zipf", "zipf-2", {"documents": None, "note": "log-uniform ids, no text"}, home / "zipf-2")
@@ -172,7 +176,7 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
         shown = tqdm(
             found, f"reading {path.name if path else 'the installed text'}", unit=" documents", disable=not progress
         )
-        _build(folder, shown, left_out, corpus, max_characters, progress)
+        _build(folder, shown, left_out, corpus, max_characters, clean=path is None)
     about = json.loads((folder / "about.json").read_text())
     return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
 
@@ -204,37 +208,54 @@ def _origin(path: Path | None) -> object:
 
 
 def _build(
-    folder: Path, found: Iterable[str], left_out: Counter, corpus: str, max_characters: int, progress: bool
+    folder: Path, found: Iterable[str], left_out: Counter, corpus: str, max_characters: int, clean: bool
 ) -> None:
     """Orders, splits and numbers the documents, and leaves the result in `folder`, whole or not at all."""
     texts, whole = _distinct(found, left_out, max_characters)
     if len(texts) < 2:
-        raise ValueError(f"corpus={corpus!r}: {len(texts)} document(s); expected at least 2, to hold one out")
+        raise ValueError(
+            f"corpus={corpus!r}: {len(texts)} document(s); expected at least 2, to hold one out "
+            "(in a .txt or .md file blank lines part them)"
+        )
     fingerprint, characters = hashlib.sha256(_FORMAT.encode()), sum(map(len, texts.values()))
     for key in sorted(texts):
         fingerprint.update(key)
-    cut = max(1, round(HELD_OUT * len(texts)))  # documents before it are held out
-    shown = tqdm(sorted(texts), "splitting it into words", unit=" documents", disable=not progress)
-    spelled, words, document = number(texts.pop(key) + "\n\n" for key in shown)
+    held_out = max(1, round(HELD_OUT * len(texts)))
+    cut = len(texts) - held_out  # the number of the first document that is held out
+    spelled, words, document = number(texts.pop(key) + "\n\n" for key in sorted(texts))
     ends = np.array([word.count("\n") > 1 for word in spelled])
-    kept = fresh(words, document, ends, cut)
+    kept = _kept(words, document, ends, cut, clean)
     before, after = _seen_in_training(words, document, cut), _seen_in_training(words[kept], document[kept], cut)
-    left_out["paragraph that stands in another document"] = int(ends[words[~kept]].sum())
+    taken_out = [float(1 - kept[part].mean()) for part in (document < cut, document >= cut)]
     words, document = words[kept], document[kept]
-    heldout, train = np.split(words, [np.searchsorted(document, cut)])
-    entries, rare, new_id = learn(spelled, train, document[len(heldout) :])
+    train, heldout = np.split(words, [np.searchsorted(document, cut)])
+    entries, rare, new_id = learn(spelled, train, document[: len(train)])
     about = {
-        "fingerprint": fingerprint.hexdigest()[:12], "documents": int(document[-1]) + 1, "held_out_documents": cut,
-        "characters": characters, "all_of_it": whole, "words": len(words), "largest_vocab": len(entries),
+        "fingerprint": fingerprint.hexdigest()[:12], "documents": cut + held_out, "held_out_documents": held_out,
+        "characters": characters, "whole": whole, "words": len(words), "largest_vocab": len(entries),
+        "taken_out": dict(zip(("training", "held out"), taken_out, strict=True)),
         "repeated": {"before": before, "after": after},
         "left_out": {reason: count for reason, count in left_out.items() if count},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"train_words": new_id[train], "heldout_words": new_id[heldout], "phrases": entries.phrases}
     for name, array in arrays.items():
-        _save(folder / f"{name}.npy", array)
+        save(folder / f"{name}.npy", [array])
     for name, value in {"words": entries.words, "rare": rare, "about": about}.items():  # about last: where it stands,
         replace_file(folder / f"{name}.json", json.dumps(value).encode())  # the rest does
+
+
+def _kept(words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int, clean: bool) -> np.ndarray:
+    """Which words, (m,) bool, are left when held-out text that training has is taken out.
+
+    `clean` before that takes out what training itself repeats, and of two copies training's, not the held-out one. A
+    held-out text of which less than a tenth would be left is made of templates, and stays as it is.
+    """
+    heldout, kept = document >= cut, np.ones(len(words), dtype=bool)
+    if clean:
+        kept = fresh(words, np.where(heldout, document - cut, document + len(document)), ends)  # held-out ones first
+    kept[kept] = fresh(words[kept], heldout[kept].astype(np.int32), ends)
+    return kept if kept[heldout].mean() >= TEMPLATES else kept | heldout
 
 
 def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> tuple[dict[bytes, str], bool]:
@@ -244,9 +265,7 @@ def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> t
     for text in found:
         if characters >= max_characters:  # what comes after this document is not even parsed
             return texts, False
-        clean = text.encode(errors="replace").decode()  # JSON can spell half a character, which no text holds
-        left_out["document with half a character, now ?"] += clean != text
-        clean = clean.strip()
+        clean = text.strip()
         key = _digest(clean)
         left_out["document that stood before"] += key in texts
         if clean and key not in texts:
@@ -257,7 +276,7 @@ def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> t
 
 def _seen_in_training(words: np.ndarray, document: np.ndarray, cut: int) -> dict[str, float]:
     """The share of held-out words in a run of 13, and of 8, that the training text has too."""
-    part = (document < cut).astype(np.int32)
+    part = (document >= cut).astype(np.int32)
     return {str(run): float(repeated(words, part, run)[part > 0].mean()) for run in (RUN, 8)}
 
 
@@ -265,23 +284,21 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:
-    """Ids (n,) int32, independent and by Zipf's law."""
-    return log_uniform((n,), vocab, generator=torch.Generator().manual_seed(seed)).numpy().astype(np.int32)
+def _zipf(vocab: int, n: int, seed: int) -> Iterator[np.ndarray]:
+    """Ids (n,) int32, independent and by Zipf's law, some at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, n, BLOCK):
+        yield log_uniform((min(BLOCK, n - start),), vocab, generator=generator).numpy().astype(np.int32)
 
 
 def _checked(path: Path, vocab: int) -> tuple[Stored, Stored]:
     """Training ids and held-out ids of a .npy file made elsewhere, the last 3% of them."""
-    ids = Stored(path)
+    try:
+        ids = Stored(path)
+    except ValueError as error:
+        raise ValueError(f"corpus={path.name!r}: expected a .npy file of integers, in C's order ({error})") from None
     integers = np.issubdtype(ids.dtype, np.integer) and len(ids) > 0
     if not integers or not all(block.min() >= 0 and block.max() < vocab for block in ids.blocks()):
         raise ValueError(f"corpus={path.name!r}: expected integer ids from 0 to vocab - 1 = {vocab - 1}")
     cut = round((1 - HELD_OUT) * len(ids))
     return Stored(path, stop=cut), Stored(path, start=cut)
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    replace_file(path, buffer.getvalue())

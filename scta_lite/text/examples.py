@@ -3,16 +3,21 @@
 The ids stay on disk. Only the examples of the next steps are read, so that a million take no more memory than a few.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scta_lite import checks
+from scta_lite.files import replacing
 
-_BLOCK = 1 << 22  # ids that are read at a time
+BLOCK = 1 << 22  # ids that are read or made at a time
+SEEN = 0.02  # of held-out words that training may have in runs, before it is said
 
 
 def examples(ids: np.ndarray, seq_len: int) -> np.ndarray:
@@ -22,16 +27,19 @@ def examples(ids: np.ndarray, seq_len: int) -> np.ndarray:
 
 
 class Stored:
-    """Ids (n,) in a .npy file, from `start` to `stop`, of which nothing stays in memory.
+    """Ids (n,) in a .npy file, from `start` to `stop`, which `rows` and `blocks` read without keeping them.
 
-    A mapped array would do, but the pages that it has touched count as the process's memory.
+    A mapped array would do, but the pages that it has touched count as the process's memory. ValueError for a file that
+    is no such array.
     """
 
     def __init__(self, path: Path, start: int = 0, stop: int | None = None):
-        mapped = np.load(path, mmap_mode="r").reshape(-1)
+        mapped = np.load(path, mmap_mode="r")
+        if not mapped.flags.c_contiguous:
+            raise ValueError("an array in Fortran's order")
         self.path, self.dtype, self.start = path, mapped.dtype, start
-        self.size = len(range(*slice(start, stop).indices(len(mapped))))
-        self._offset = (mapped.offset or 0) + start * mapped.itemsize  # of a file without ids there is none
+        self.size = len(range(*slice(start, stop).indices(mapped.size)))
+        self._offset = mapped.offset + start * mapped.itemsize
 
     def __len__(self) -> int:
         return self.size
@@ -40,11 +48,11 @@ class Stored:
         """All of them, mapped."""
         return np.load(self.path, mmap_mode="r").reshape(-1)[self.start : self.start + self.size]
 
-    def blocks(self, stop: int | None = None):
+    def blocks(self, stop: int | None = None) -> Iterator[np.ndarray]:
         """The ids up to `stop`, some at a time, (≤ 4M,)."""
         stop = min(self.size, self.size if stop is None else stop)
-        for start in range(0, stop, _BLOCK):
-            count = min(_BLOCK, stop - start)
+        for start in range(0, stop, BLOCK):
+            count = min(BLOCK, stop - start)
             yield np.fromfile(self.path, self.dtype, count, offset=self._offset + start * self.dtype.itemsize)
 
     def rows(self, rows: np.ndarray, seq_len: int) -> np.ndarray:
@@ -53,8 +61,28 @@ class Stored:
         with open(self.path, "rb", buffering=0) as file:
             for row, into in zip(rows.tolist(), found, strict=True):
                 file.seek(self._offset + row * into.nbytes)
-                file.readinto(into)
+                if file.readinto(into) != into.nbytes:
+                    raise ValueError(f"{self.path.name}: ends before example {row}; remove it, and it is made again")
         return found
+
+
+def save(path: Path, blocks: Iterable[np.ndarray]) -> None:
+    """Writes arrays (n,) of one type, joined, as one .npy file; whole or not at all."""
+    blocks, size = iter(blocks), 0
+    first = next(blocks)
+    with replacing(path) as file:
+        _write_header(file, first.dtype, 0)
+        for block in chain([first], blocks):
+            block.tofile(file)
+            size += len(block)
+        file.seek(0)
+        _write_header(file, first.dtype, size)
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, size: int) -> None:
+    """The header of a .npy file, which is as long for any size: numpy leaves room for it to grow."""
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 @dataclass(frozen=True)
@@ -62,12 +90,12 @@ class Examples:
     """Training examples of T ids each, and what goes with them. `len` counts those that the text has."""
 
     corpus: str  # its name
-    fingerprint: str
     ids: Stored
     seq_len: int
     counts: Tensor  # (V,), how often each token comes in the examples used
     heldout: np.ndarray  # (n, T)
     lengths: Tensor | None  # (2, V), characters and bytes of each token; None where there is no text
+    seen: float = 0.0  # the share of held-out words in runs of 13 that training has
 
     def __len__(self) -> int:
         return len(self.ids) // self.seq_len
@@ -77,10 +105,15 @@ class Examples:
         found = torch.from_numpy(self.ids.rows(rows.numpy(), self.seq_len).astype(np.int64))
         return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
-    def too_few(self, wanted: int) -> str | None:
-        """In words, that an epoch of so many examples goes through the text more than once; None if it does not."""
-        if wanted <= len(self):
-            return None
-        times = f"goes through them {wanted / len(self):.1f} times"
-        there = f"it has {len(self):,} examples of {self.seq_len} tokens at V = {len(self.counts):,}"
-        return f"corpus={self.corpus!r}: {there}; an epoch of {wanted:,} {times}"
+    def caveats(self, wanted: int, evaluate: bool) -> list[str]:
+        """What to know, in words, of a training with epochs of so many examples, and of its quality if measured."""
+        there, heldout, found = f"{len(self):,} examples of {self.seq_len} tokens", len(self.heldout), []
+        if wanted > len(self):
+            times = f"an epoch of {wanted:,} goes through them {wanted / len(self):.1f} times"
+            found.append(f"it has {there} at V = {len(self.counts):,}; {times}")
+        if evaluate and heldout < 2:
+            found.append(f"its held-out text has {heldout} examples; to measure quality 2 are needed")
+        elif evaluate and self.seen > SEEN:
+            share = f"{self.seen:.0%} of its held-out words lie in runs of 13 that training has too"
+            found.append(f"{share}: what is measured is partly memory")
+        return [f"corpus={self.corpus!r}: {words}" for words in found]

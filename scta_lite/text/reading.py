@@ -1,7 +1,7 @@
-"""Files in, documents out: JSON, JSON lines, plain text and Parquet, or a folder of them; each may be gzipped.
+"""Files in, documents out: JSON, JSON lines, plain text, tables, or a folder of them; JSON and text may be gzipped.
 
-Files are streamed: whoever stops asking for documents stops the reading, so that a file may be larger than memory. Only
-a file that is one JSON object, not a list and not lines, is read whole.
+Files are streamed: whoever stops asking for documents stops the reading, so that a file may be larger than memory. Read
+whole are a file that is one JSON object, and each of several text files in a folder.
 """
 
 import gzip
@@ -16,33 +16,43 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from scta_lite.text.records import documents_of, is_turn
+import pandas as pd
+
+from scta_lite.text.records import documents_of
 
 JSON = (".json", ".jsonl", ".ndjson")
 TEXT = (".txt", ".md")
-PARQUET = (".parquet",)
+TABLES = (".parquet", ".csv", ".tsv")
 _BETWEEN = re.compile(r"[\s,]*")  # the records of a list
+_DECODER = json.JSONDecoder(strict=False)  # line breaks within strings are read
 _CHUNK = 1 << 20  # characters that are read at a time
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32",
-          b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # fmt: skip
+_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def documents(path: str | Path, left_out: Counter | None = None) -> Iterator[str]:
     """The documents of a file, or of all files in a folder.
 
-    JSON and JSON lines give the documents of their records, as `records.documents_of` reads them, and so does Parquet
-    (the extra "parquet"). Plain text gives one for each block of lines, blank lines between them; of several text files
-    in a folder each is one document. UTF-8 and UTF-16. `left_out` counts what was skipped, by reason. Raises
-    FileNotFoundError; ValueError, which names the file, if it cannot be read or holds no document.
+    JSON, JSON lines and tables (CSV, TSV; Parquet with the extra "parquet") give the documents of their records, as
+    `records.documents_of` reads them. Plain text gives one for each block of lines, blank lines between them; of
+    several text files in a folder each is one document. UTF-8 and UTF-16. `left_out` counts what was skipped, by
+    reason. Raises FileNotFoundError; ValueError, which names the file, if it cannot be read or holds no document.
     """
     path, left_out = Path(path), Counter() if left_out is None else left_out
     files = files_of(path)
     several = sum(_kind(file) in TEXT for file in files) > 1
     found = 0
     for file in files:
-        for document in _of_file(file, left_out, whole=several):
-            found += 1
-            yield document
+        try:
+            for document in _of_file(file, left_out, whole=several):
+                clean = document.encode(errors="replace").decode()  # JSON can spell half a character
+                if clean != document:
+                    left_out["document with half a character, now ?"] += 1
+                found += 1
+                yield clean
+        except ValueError:
+            if file == path:
+                raise
+            left_out["file that could not be read to its end"] += 1
     if not found:
         reasons = ", ".join(f"{count} × {reason}" for reason, count in left_out.items()) or "no records"
         raise ValueError(
@@ -53,14 +63,22 @@ def documents(path: str | Path, left_out: Counter | None = None) -> Iterator[str
 
 def files_of(path: Path) -> list[Path]:
     """The file itself; of a folder, those files in it and below that can be read, in the order of their names."""
+    kinds = (*JSON, *TEXT, *TABLES)
     if not path.exists():
         raise FileNotFoundError(f"corpus={str(path)!r}: no such file or folder")
     if path.is_file():
+        if _kind(path) not in (*kinds, ""):
+            raise ValueError(
+                f"corpus={str(path)!r}: no kind of file that is read; expected one of {', '.join(kinds)} "
+                "(any plain text may be named .txt)"
+            )
         return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _kind(file) in (*JSON, *TEXT, *PARQUET)]
+    names = ((file, file.relative_to(path).parts) for file in sorted(path.rglob("*")))
+    hidden = (".", "_")  # as of editors, and of systems that keep notes beside a file
+    files = [file for file, parts in names if not any(part.startswith(hidden) for part in parts)]
+    files = [file for file in files if file.is_file() and _kind(file) in kinds]
     if not files:
-        kinds = ", ".join((*JSON, *TEXT, *PARQUET))
-        raise ValueError(f"corpus={str(path)!r}: no file to read; expected one of {kinds}, or one of them with .gz")
+        raise ValueError(f"corpus={str(path)!r}: no file to read; expected one of {', '.join(kinds)}")
     return files
 
 
@@ -70,11 +88,15 @@ def _kind(file: Path) -> str:
 
 
 def _of_file(file: Path, left_out: Counter, whole: bool) -> Iterator[str]:
-    if _kind(file) in PARQUET:
-        for record in _rows(file):
+    if _kind(file) == ".parquet":
+        for record in _parquet(file):
             yield from documents_of(record, left_out)
         return
     with _opened(file) as stream:
+        if _kind(file) in TABLES:
+            for record in _table(stream, file):
+                yield from documents_of(record, left_out)
+            return
         start = _after_blanks(stream)
         if not start:
             raise ValueError(f"corpus={str(file)!r}: the file is empty; expected text, JSON or JSON lines")
@@ -95,25 +117,24 @@ def _opened(file: Path) -> Iterator[TextIO]:
         raw.seek(0)
         try:
             plain = gzip.GzipFile(fileobj=raw) if zipped else raw
-            yield TextIOWrapper(plain, _encoding(plain, file))
+            yield TextIOWrapper(plain, _encoding(plain))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"corpus={str(file)!r}: a broken gzip file ({error})") from None
         except UnicodeDecodeError as error:
             byte, encoding = error.object[error.start], error.encoding.upper()
             raise ValueError(
                 f"corpus={str(file)!r}: not {encoding}, for it holds the byte 0x{byte:02x} where no character begins; "
-                "expected UTF-8, or UTF-16 with its mark. If it is Windows-1252 or Latin-1, convert it first"
+                "expected text in UTF-8 or UTF-16: convert any other encoding, and unpack what is no gzip file"
             ) from None
 
 
-def _encoding(plain: BinaryIO, file: Path) -> str:
-    start = plain.read(4)
+def _encoding(plain: BinaryIO) -> str:
+    """By its mark; else UTF-16 if every other byte is often 0, as it is in most languages' text, else UTF-8."""
+    start = plain.read(4096)
     plain.seek(0)
-    marked = next((name for mark, name in _MARKS.items() if start.startswith(mark)), None)
-    if marked == "UTF-32":
-        raise ValueError(f"corpus={str(file)!r}: UTF-32; expected UTF-8 or UTF-16")
-    nothing = [byte == 0 for byte in start[:2]]  # UTF-16 without a mark, if its first character is an ASCII one
-    return marked or {(False, True): "utf-16-le", (True, False): "utf-16-be"}.get(tuple(nothing), "utf-8")
+    nothing = [start[i::2].count(0) > len(start) / 8 for i in (0, 1)]
+    unmarked = {(False, True): "utf-16-le", (True, False): "utf-16-be"}.get(tuple(nothing), "utf-8")
+    return next((name for mark, name in _MARKS.items() if start.startswith(mark)), unmarked)
 
 
 def _after_blanks(stream: TextIO) -> str:
@@ -145,39 +166,44 @@ def _blocks(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _records(start: str, stream: TextIO, left_out: Counter, file: Path) -> Iterator[Any]:
-    """The records of JSON lines, of a list of records, or of one value; the start of the file says which."""
-    if start[0] == "[":
-        rest = yield from _elements(start, stream, file)
-        if not rest.strip():
-            return
-        start = rest  # lines, the first of which is a list
-    yield from _json_lines(start, stream, left_out, file)
+    """The records of a list of records, or of JSON lines, each of which may be a list; the start of the file says."""
+    for _ in range(2):  # the first lines whole, unless they are longer than any record
+        start += "" if start.count("\n") > 1 else stream.readline(1 << 16)
+    line, _, rest = start.partition("\n")
+    is_list = start[0] == "[" and not (rest.strip() and isinstance(_value(line), list))
+    if is_list:
+        start = yield from _elements(start, stream, left_out, file)
+    if start:
+        yield from _json_lines(start, stream, left_out, file)
 
 
-def _elements(start: str, stream: TextIO, file: Path) -> Iterator[Any]:
-    """The records of a list, one after another. Returns what follows it; all of it where it is no list of records."""
-    decoder, at, number, size = json.JSONDecoder(), 1, 0, _CHUNK
+def _elements(start: str, stream: TextIO, left_out: Counter, file: Path) -> Iterator[Any]:
+    """The records of a list, one after another. Returns what was read where the first is none: it is no list then."""
+    at, number, size = 1, 0, _CHUNK
     while True:
         at = _BETWEEN.match(start, at).end()
         if start[at : at + 1] == "]":
-            return start[at + 1 :]
+            if (start[at + 1 :] + stream.read(_CHUNK)).strip():
+                left_out["text after the end of the list"] += 1
+            return ""
         try:
-            record, end = decoder.raw_decode(start, at)
+            record, at = _DECODER.raw_decode(start, at)
         except (ValueError, RecursionError) as error:
-            more = stream.read(size) if isinstance(error, json.JSONDecodeError) else ""
-            if more and number:
-                start, at, size = start[at:] + more, 0, 2 * size
-                continue
-            if more:
-                start, size = start + more, 2 * size
+            if _is_unfinished(error, start) and (more := stream.read(size)):
+                start, at = (start[at:] + more, 0) if number else (start + more, at)
+                size *= 2
                 continue
             if not number:
                 return start
             raise ValueError(f"corpus={str(file)!r}: no JSON after {number} records of its list ({error})") from None
-        if not number and is_turn(record):
-            return start  # a list of turns, which is one record
         yield record
-        at, number, size = end, number + 1, _CHUNK
+        number, size = number + 1, _CHUNK
+
+
+def _is_unfinished(error: Exception, text: str) -> bool:
+    """Whether what follows may make JSON of a text that is none."""
+    at_the_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(text) - len("-Infinity")
+    return at_the_end or "Unterminated string" in str(error)
 
 
 def _json_lines(start: str, stream: TextIO, left_out: Counter, file: Path) -> Iterator[Any]:
@@ -187,14 +213,9 @@ def _json_lines(start: str, stream: TextIO, left_out: Counter, file: Path) -> It
     found = 0
     if not any(isinstance(_value(line), dict | list) for line in first):
         text = "\n".join([*first, *lines])
-        lines = iter(text.split("\n"))
-        whole = _value(text)
-        if isinstance(whole, dict | list):
-            yield whole
-            return
-    else:
-        lines = chain(first, lines)
-    for line in lines:
+        lines = iter([text] if isinstance(_value(text), dict | list) else text.split("\n"))
+        first = []
+    for line in chain(first, lines):
         record = _value(line)
         if isinstance(record, dict | list):
             found += 1
@@ -202,25 +223,31 @@ def _json_lines(start: str, stream: TextIO, left_out: Counter, file: Path) -> It
         elif line.strip():
             left_out["line that is not a JSON object"] += 1
     if not found:
-        raise ValueError(f"corpus={str(file)!r}: neither JSON nor JSON lines ({_why(start)})")
+        raise ValueError(
+            f"corpus={str(file)!r}: neither JSON nor JSON lines, or cut off; expected a list of records, or a record "
+            f"in each line (it begins {start[:30]!r})"
+        )
 
 
 def _value(text: str) -> Any:
+    """The value that a text is as JSON, or None; a comma may follow it."""
     try:
-        return json.loads(text)
+        return json.loads(text.rstrip().removesuffix(","), strict=False)
     except (ValueError, RecursionError):  # too deeply nested, or a number of too many digits
         return None
 
 
-def _why(text: str) -> str:
+def _table(stream: TextIO, file: Path) -> Iterator[dict]:
+    """The rows of a table with a header, comma- or tab-separated, some at a time."""
     try:
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return str(error)
-    return "a value that is no object and no list"
+        read = {"sep": "\t" if _kind(file) == ".tsv" else ",", "dtype": str, "keep_default_na": False}
+        for part in pd.read_csv(stream, chunksize=1024, **read):
+            yield from part.to_dict("records")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"corpus={str(file)!r}: no table ({str(error).strip()})") from None
 
 
-def _rows(file: Path) -> Iterator[dict]:
+def _parquet(file: Path) -> Iterator[dict]:
     """The rows of a Parquet file, some at a time."""
     try:
         from pyarrow import ArrowException
@@ -230,5 +257,5 @@ def _rows(file: Path) -> Iterator[dict]:
     try:
         for batch in ParquetFile(file).iter_batches(batch_size=1024):
             yield from batch.to_pylist()
-    except ArrowException as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"corpus={str(file)!r}: not Parquet ({str(error).partition(chr(10))[0]})") from None

@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Where people put things; the first that is there counts.
-TURNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "turns")  # else any list that has roles
+# Where people put things, in small letters; the first that is there counts.
+TURNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "turns")
 ROLE = ("from", "role", "speaker")
-TEXT = ("value", "content", "text")
+TEXT = ("value", "content", "text", "utterance")
 SYSTEM = ("system", "system_prompt")
-QUESTION = ("instruction", "prompt", "question", "query", "input", "inputs")
-CONTEXT = ("input", "context")  # what a question is asked about
-ANSWER = ("output", "completion", "response", "answer", "target", "targets")
-PREFERRED = ("chosen", "chosen_messages")
-REJECTED = "rejected"  # how the names begin of what is not read
+QUESTION = ("definition", "instruction", "prompt", "question", "query", "problem", "input", "inputs", "human", "user")
+CONTEXT = ("input", "inputs", "context", "question")  # what a question or an instruction is about
+ANSWER = ("output", "completion", "response", "answer", "solution", "target", "targets", "assistant")
+PREFERRED = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
+REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # how the names begin of what is not read
 PLAIN = ("text", "content", "document", "body", "chosen")
 _SPEAKERS = {"user": ("user", "human", "prompter"),
              "assistant": ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "ai"),
@@ -33,88 +33,103 @@ _TAGS = re.compile(r"</?[a-z][a-z0-9]*\b[^<>]*>")
 
 
 def documents_of(record: Any, left_out: Counter, *, wrapped: bool = False) -> Iterator[str]:
-    """The documents of a record: one, or those of the list that it wraps; `left_out` counts what was skipped, and why.
+    """The documents of a record: one, or those of the lists that it wraps; `left_out` counts what was skipped, and why.
 
     >>> list(documents_of({"prompt": "How do I boil an egg?", "completion": "In water."}, Counter()))
     ['user: How do I boil an egg?\\n\\nassistant: In water.']
     """
-    if (turns := _turns(record)) is not None:
-        if document := "\n\n".join(filter(None, (_message(turn, left_out) for turn in turns))):
-            yield document
-        else:
-            left_out["record without a message"] += 1
-    elif text := _string(record, PLAIN):
-        yield text
-    elif not wrapped and len(lists := _lists(record)) == 1:  # {"version": 1, "data": [record, …]}
-        for item in lists[0]:
+    if isinstance(record, dict):
+        record = {key.lower(): value for key, value in record.items() if not key.lower().startswith(REJECTED)}
+    turns, lists = _conversation(record), _lists(record)
+    if document := next(filter(None, _readings(record, turns, lists, left_out)), None):
+        yield document
+    elif turns:
+        left_out["record without a message"] += 1
+    elif lists and not wrapped:  # {"version": 1, "data": [record, …]}
+        for item in (item for records in lists for item in records):
             yield from documents_of(item, left_out, wrapped=True)
     else:
         left_out["record without a conversation, an answer or a text"] += 1
 
 
-def is_turn(value: Any) -> bool:
-    """Whether it is an object that says who speaks."""
-    return isinstance(value, dict) and any(isinstance(value.get(key), str) for key in ROLE)
+def _readings(record: Any, turns: list | None, lists: list[list], left_out: Counter) -> Iterator[str | None]:
+    """What the record says, read in one way after the other."""
+    yield _said(turns, left_out)
+    yield _said(_asked_and_answered(record), left_out)
+    yield _string(record, PLAIN)
+    if turns is None:
+        yield from (_said(others, left_out) for others in lists if _has_turns(others))
 
 
-def _turns(record: Any) -> list | None:
-    """The turns of a record, a preferred answer among them; None if there are none."""
+def _conversation(record: Any) -> list | None:
+    """The turns of a record that has them where turns are; if the last is a question, with the answer beside them."""
     if isinstance(record, list):
-        return record if any(map(is_turn, record)) else None
+        return record if _has_turns(record) else None
     if not isinstance(record, dict):
         return None
-    record = {key: value for key, value in record.items() if not key.startswith(REJECTED)}
-    turns = _conversation(record) or _asked_and_answered(record)
-    said = _string(record, SYSTEM)
-    if turns and said and _role(turns[0]) != "system":
-        return [{"role": "system", "content": said}, *turns]
-    return turns
-
-
-def _conversation(record: dict) -> list | None:
-    """The first list of turns, and the preferred answer to it."""
-    preferred = _preferred(record)
-    lists = [record[key] for key in TURNS if isinstance(record.get(key), list)]
-    lists += [value for key, value in record.items() if key not in PREFERRED and _has_turns(value)]
-    lists += [said for said in [record.get("data")] if isinstance(said, list) and all(isinstance(s, str) for s in said)]
-    turns = next(filter(None, lists), None)
-    if turns is None:
-        whole = _has_turns(preferred) and any(_role(turn) == "user" for turn in preferred)
-        return preferred if whole else None
+    lists = [record[key] for key in TURNS if isinstance(record.get(key), list) and record[key]]
+    lists += [record[key] for key in QUESTION if _has_turns(record.get(key))]
+    preferred = _answers(record, PREFERRED)
+    if any(_role(turn) == "user" for turn in preferred):  # the preferred conversation, not its last answer alone
+        return _with_system(record, preferred)
+    if not lists:
+        return None
+    turns = lists[0]
     if all(isinstance(turn, str) for turn in turns):  # two who speak in turn
         turns = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
-    whole = preferred[:1] == turns[:1]  # the preferred conversation, not its last answer alone
-    return preferred if whole else turns + preferred
+    answers = _answers(record, (*PREFERRED, *ANSWER)) if _role(turns[-1]) == "user" else []
+    return _with_system(record, turns + answers)
 
 
-def _asked_and_answered(record: dict) -> list | None:
-    """A question, with what it is asked about, and its answer, as turns."""
-    question = _string(record, QUESTION)
-    answer = _string(record, ANSWER)
-    answers = [{"role": "assistant", "content": answer}] if answer else _preferred(record)
-    if not question or not answers:
+def _asked_and_answered(record: Any) -> list | None:
+    """A question, with what it is about, and its answer, as turns; None for an answer that is labelled a bad one."""
+    question, context = _string(record, QUESTION), _string(record, CONTEXT)
+    if not question or record.get("label") is False:
         return None
-    context = _string(record, CONTEXT)
     asked = question if context in (None, question) else f"{question}\n\n{context}"
-    return [{"role": "user", "content": asked}, *answers]
+    answers = _answers(record, (*ANSWER, *PREFERRED))
+    return _with_system(record, [{"role": "user", "content": asked}, *answers]) if answers else None
 
 
-def _preferred(record: dict) -> list:
-    """The turns of the preferred answer: a list of them, one, or a string."""
-    found = next((record[key] for key in PREFERRED if record.get(key)), [])
-    if isinstance(found, str):
-        return [{"role": "assistant", "content": found}]
-    return found if isinstance(found, list) else [found]
+def _answers(record: dict, keys: Iterable[str]) -> list[dict]:
+    """The first answer under one of the keys, as turns: a string, a number, a turn, or a list of such."""
+    for key in keys:
+        found = record.get(key)
+        parts = found if isinstance(found, list) else [found]
+        parts = [str(part) if isinstance(part, int | float) and not isinstance(part, bool) else part for part in parts]
+        turns = [{"content": part} if isinstance(part, str) and part.strip() else part for part in parts]
+        if turns := [turn for turn in turns if isinstance(turn, dict)]:
+            return [turn if _role(turn) else {**turn, "role": "assistant"} for turn in turns]
+    return []
+
+
+def _with_system(record: dict, turns: list) -> list:
+    said = _string(record, SYSTEM)
+    return turns if said is None or _role(turns[0]) == "system" else [{"role": "system", "content": said}, *turns]
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether it is an object that says who speaks, and has a place for what is said."""
+    return isinstance(value, dict) and _role(value) is not None and any(key in value for key in TEXT)
 
 
 def _has_turns(value: Any) -> bool:
-    return isinstance(value, list) and any(map(is_turn, value))
+    return isinstance(value, list) and any(map(_is_turn, value))
 
 
 def _lists(record: Any) -> list[list]:
     """The lists of objects, or of lists, in an object; or the list itself."""
     values = record.values() if isinstance(record, dict) else [record]
-    return [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict | list)]
+    lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict | list)]
+    data = record.get("data") if isinstance(record, dict) else None  # {"data": [question, answer, …]}
+    if isinstance(data, list) and data and all(isinstance(said, str) for said in data):
+        lists.append([{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate(data)])
+    return lists
+
+
+def _said(turns: list | None, left_out: Counter) -> str:
+    """The document that the turns are; empty if nobody says anything."""
+    return "\n\n".join(filter(None, (_message(turn, left_out) for turn in turns or ())))
 
 
 def _string(record: Any, keys: Iterable[str]) -> str | None:
@@ -126,7 +141,7 @@ def _string(record: Any, keys: Iterable[str]) -> str | None:
 def _role(turn: Any) -> str | None:
     """Who speaks, in the names that a document has; another's name as it stands."""
     said = next((turn[key] for key in ROLE if turn.get(key) is not None), None) if isinstance(turn, dict) else None
-    return _ROLES.get(said.strip().lower(), said) if isinstance(said, str) else None
+    return _ROLES.get(said.strip().lower(), said) if isinstance(said, str) and said.strip() else None
 
 
 def _message(turn: Any, left_out: Counter) -> str | None:

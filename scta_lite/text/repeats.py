@@ -2,15 +2,14 @@
 
 A run of thirteen words that two documents share is the usual sign that a test text leaked into training (Brown et al.
 2020, appendix C). Here punctuation and white space are words too, so that in code thirteen are about a line. What is
-found are paragraphs, up to a blank line, of which much stands in earlier documents: licences, copied functions, lists
-of parameters that recur. A line or two of a longer paragraph may recur, as the idioms of a language do.
+taken out are paragraphs, up to a blank line, of which much stands elsewhere: licences, copied functions, lists of
+parameters that recur. A line or two of a longer paragraph may recur, as the idioms of a language do.
 """
 
 import numpy as np
 
 RUN = 13  # words
-SHARE = 0.15  # of a paragraph's words that may lie in such runs
-TEMPLATES = 0.1  # of a text that has to be left; else it is made of templates, and nothing is taken out
+SHARE = 0.1  # of a paragraph's words that may lie in such runs
 
 
 def repeated(words: np.ndarray, document: np.ndarray, run: int = RUN) -> np.ndarray:
@@ -21,37 +20,30 @@ def repeated(words: np.ndarray, document: np.ndarray, run: int = RUN) -> np.ndar
     >>> repeated(np.array([7, 8, 9, 7, 8, 5]), np.array([0, 0, 0, 1, 1, 1]), run=2).tolist()
     [False, False, False, True, True, False]
     """
-    runs = max(0, len(words) - run + 1)
-    found = np.zeros(len(words), dtype=bool)
-    if not runs:
+    found, runs = np.zeros(len(words), dtype=bool), max(0, len(words) - run + 1)
+    places = np.flatnonzero(document[:runs] == document[len(document) - runs :])  # of runs within one document
+    if not len(places):
         return found
     hashed = np.zeros(runs, dtype=np.uint64)
     for k in range(run):
         hashed = hashed * np.uint64(0x9E3779B97F4A7C15) + words[k : k + runs].astype(np.uint64)  # modulo 2^64
-    order = np.argsort(hashed)
-    hashed = hashed[order]
+    places = places[np.argsort(hashed[places])]
+    hashed = hashed[places]
     starts = np.flatnonzero(np.concatenate([[True], hashed[1:] != hashed[:-1]]))  # of groups of equal runs
-    first = np.repeat(np.minimum.reduceat(document[order], starts), np.diff(starts, append=runs))
-    again = np.empty(runs, dtype=bool)
-    again[order] = first < document[order]
+    first = np.repeat(np.minimum.reduceat(document[places], starts), np.diff(starts, append=len(places)))
+    again = places[first < document[places]]
     for k in range(run):
-        found[k : k + runs] |= again
+        found[again + k] = True
     return found
 
 
-def fresh(words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int) -> np.ndarray:
-    """Which words, (m,) bool, are of a paragraph of which at most 15% lie in runs that stand elsewhere.
+def fresh(words: np.ndarray, document: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which words, (m,) bool, are of a paragraph that is new: little of it stands in a document of a smaller number.
 
-    Documents before number `cut` are held out. First every document is compared with those before it, so that of two
-    copies training loses its own; then the held-out ones with all of training. `ends`: for each word id, whether a
-    paragraph ends with it. All words, if less than a tenth would be left of either part.
+    A paragraph is not new if thirteen of its words, and more than a tenth of them, lie in runs that stand there; a shorter
+    one, if all do. `ends`: for each word id, whether a paragraph ends with it.
     """
     paragraph = np.concatenate([[0], np.cumsum(ends[words])[:-1]])
-    heldout, kept = document < cut, np.ones(len(words), dtype=bool)
-    for later in (document, heldout.astype(np.int32)):
-        again = np.zeros(len(words), dtype=bool)
-        again[kept] = repeated(words[kept], later[kept])
-        share = np.bincount(paragraph, weights=again) / np.bincount(paragraph)
-        kept &= (share <= SHARE)[paragraph]
-    left = min(kept[heldout].mean(), kept[~heldout].mean())
-    return kept if left >= TEMPLATES else np.ones_like(kept)
+    size = np.bincount(paragraph)
+    again = np.bincount(paragraph, weights=repeated(words, document))
+    return ((again < np.minimum(size, RUN)) | (again <= SHARE * size))[paragraph]

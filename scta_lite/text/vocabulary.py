@@ -1,11 +1,12 @@
 """Bytes, then words, then phrases: a vocabulary of exactly V entries for any V from 257 up, nested and lossless.
 
 The paper says neither which tokenizer it used nor how V reaches a million; a byte-pair encoding stops early on a small
-text. Here ids 0 to 255 are the bytes; then come the words seen at least twice, most frequent first; then phrases of two
-to four words, those first that stand in the most documents. Where a phrase stands its prefix stands too, so a prefix
-never comes later: the first V entries are a trie for every V, and a phrase is stored as the pair (id of its prefix, its
-last word). Text is encoded by greedy longest match over whole words. A word that is not among the first V is spelled:
-by the longest word that it begins with, and so on (as WordPiece does), and by bytes where there is none.
+text. Here ids 0 to 255 are the bytes, which only spell; then come the words seen at least twice, most frequent first;
+then phrases of two to four words, those first that stand in the most documents. Where a phrase stands its prefix stands
+too, so a prefix never comes later: the first V entries are a trie for every V, and a phrase is stored as the pair (id
+of its prefix, its last word). Text is encoded by greedy longest match over whole words. A word that is not among the
+first V is spelled: by the longest word that it begins with, and so on (as WordPiece does), and by bytes where there is
+none.
 """
 
 import re
@@ -16,14 +17,18 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from scta_lite import checks
+
 BYTES = 256
 LONGEST = 4  # words in a phrase
 LARGEST = 1 << 24  # phrases that are kept of a text
 LEARNT = 1 << 25  # words of a text from which its phrases are learnt: the sorting of more would need much memory
 _BLOCK = 1 << 22  # words that are encoded at a time
-# A word takes the one space before it; names are split at underscores and numbers into threes, so that few are rare;
-# punctuation and white space are words too: the pieces join to the text again.
-_PIECES = re.compile(r" ?[^\W\d_]+| ?\d{1,3}|_+| ?[^\w\s]+|\s+")
+# A word takes the one space before it; names are split at underscores and numbers into threes, so that few are rare; of
+# the scripts without spaces each character is a word (Chinese, Japanese), so that phrases are theirs. Punctuation and
+# white space are words too: the pieces join to the text again. None is longer than 64.
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_PIECES = re.compile(rf" ?[^\W\d_{_ALONE}]{{1,63}}|[{_ALONE}]| ?\d{{1,3}}|_{{1,64}}| ?[^\w\s]{{1,63}}|\s{{1,64}}")
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,7 @@ class Vocabulary:
 
     def first(self, vocab: int) -> "Vocabulary":
         """The vocabulary's first `vocab` entries; ValueError if it has fewer, or for less than 257."""
-        if vocab <= BYTES:
-            raise ValueError(f"vocab={vocab}: expected an integer from {BYTES + 1} up: the bytes, and a word")
+        checks.integer("vocab", vocab, BYTES + 1)
         if vocab > len(self):
             raise ValueError(
                 f"vocab={vocab}: expected at most {len(self)}, all the bytes, words and phrases that this text has; "
@@ -97,7 +101,9 @@ class Vocabulary:
         return length
 
     def token(self, i: int) -> bytes:
-        """What the id stands for, in UTF-8; of one byte, or a few that do not end a character, it may be a part."""
+        """What the id stands for, in UTF-8; one byte may be a part of a character. ValueError for no id of these."""
+        if not 0 <= i < len(self):
+            raise ValueError(f"id={i}: expected an integer from 0 to V - 1 = {len(self) - 1}")
         tail: list[bytes] = []
         while i >= self.phrases_from:  # a phrase: its last word, then its prefix
             i, last = divmod(int(self.phrases[i - self.phrases_from]), 1 << 32)
@@ -136,13 +142,13 @@ class Vocabulary:
             where = np.flatnonzero(found)
             best[where], length[where] = gram[where], n
         starts = np.fromiter(_jumps(length.tolist()), dtype=np.int64)
-        ids, spelled = best[starts], np.flatnonzero(whole[starts] < 0)
-        pieces = [spellings[i] for i in ids[spelled] - self.phrases_from]
+        ids, is_spelled = best[starts], whole[starts] < 0
+        pieces = [spellings[i] for i in ids[is_spelled] - self.phrases_from]
         counts = np.ones(len(ids), dtype=np.int64)
-        counts[spelled] = [len(piece) for piece in pieces]
-        written, is_piece = np.repeat(ids, counts), np.repeat(np.isin(np.arange(len(ids)), spelled), counts)
-        written[is_piece] = [i for piece in pieces for i in piece]
-        return written
+        counts[is_spelled] = [len(piece) for piece in pieces]
+        ids = np.repeat(ids, counts)
+        ids[np.repeat(is_spelled, counts)] = [i for piece in pieces for i in piece]
+        return ids
 
 
 def split(text: str) -> list[str]:
@@ -187,7 +193,7 @@ def _phrases(words: np.ndarray, document: np.ndarray, base: int) -> np.ndarray:
     gram, levels, ranks = words, [], []
     for n in range(2, LONGEST + 1):
         pairs = _pair(gram[: max(0, len(words) - n + 1)], words[n - 1 :])
-        known = np.flatnonzero(pairs >= 0)
+        known = np.flatnonzero((pairs >= 0) & (document[: len(pairs)] == document[n - 1 :]))
         codes, unique = pd.factorize(pairs[known])
         gram = np.full(len(pairs), -1)
         gram[known] = codes  # numbered within their level
