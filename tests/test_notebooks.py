@@ -154,7 +154,7 @@ def run_papermill(tmp_path, *words, cwd=ROOT):
     ("-p method magic", "ValueError: method='magic': expected one of ce, semantic"),
     ("-p device cuda:9", "ValueError: device='cuda:9': "),
     ("-p corpus no/such.json", "FileNotFoundError: corpus='no/such.json': no such file"),
-    ("-p corpus figures/fig_speedup_limit.png", "ValueError: corpus='figures/fig_speedup_limit.png': no kind of file that is read"),
+    ("-p corpus figures/fig_speedup_limit.png", "ValueError: corpus='figures/fig_speedup_limit.png': no kind of file"),
     ("-p out README.md/runs", "OSError: out folder 'README.md/runs': cannot be written"),
     ("-p resume false", "ValueError: resume='false': expected True or False"),
 ])  # fmt: skip

@@ -74,8 +74,7 @@ def files_of(path: Path) -> list[Path]:
             )
         return [path]
     names = ((file, file.relative_to(path).parts) for file in sorted(path.rglob("*")))
-    hidden = (".", "_")  # as of editors, and of systems that keep notes beside a file
-    files = [file for file, parts in names if not any(part.startswith(hidden) for part in parts)]
+    files = [file for file, parts in names if not any(part.startswith(".") for part in parts)]  # none that is hidden
     files = [file for file in files if file.is_file() and _kind(file) in kinds]
     if not files:
         raise ValueError(f"corpus={str(path)!r}: no file to read; expected one of {', '.join(kinds)}")

@@ -9,7 +9,7 @@ parameters that recur. A line or two of a longer paragraph may recur, as the idi
 import numpy as np
 
 RUN = 13  # words
-SHARE = 0.1  # of a paragraph's words that may lie in such runs
+SHARE = 0.1  # of a paragraph's words that may lie in such runs, or fewer than RUN of them
 
 
 def repeated(words: np.ndarray, document: np.ndarray, run: int = RUN) -> np.ndarray:
@@ -40,8 +40,8 @@ def repeated(words: np.ndarray, document: np.ndarray, run: int = RUN) -> np.ndar
 def fresh(words: np.ndarray, document: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Which words, (m,) bool, are of a paragraph that is new: little of it stands in a document of a smaller number.
 
-    A paragraph is not new if thirteen of its words, and more than a tenth of them, lie in runs that stand there; a shorter
-    one, if all do. `ends`: for each word id, whether a paragraph ends with it.
+    A paragraph is not new if thirteen of its words, and more than a tenth of them, lie in runs that stand there; a
+    shorter one, if all do. `ends`: for each word id, whether a paragraph ends with it.
     """
     paragraph = np.concatenate([[0], np.cumsum(ends[words])[:-1]])
     size = np.bincount(paragraph)
