@@ -68,10 +68,10 @@ def load(tmp_path):
 def test_a_run_of_words_counts_if_an_earlier_document_has_it():
     words = np.array([1, 2, 3, 4, 9, 1, 2, 3, 7, 1, 2, 3, 2, 3, 4])
     document = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2])
-    found = repeats.repeated(words, document, 3)
+    found = repeats.repeated(words, document, document, 3)
     assert found.tolist() == [False] * 5 + [True] * 3 + [False] + [True] * 6
-    assert not repeats.repeated(words, np.zeros(15, int), 3).any()  # a document may repeat itself
-    assert not repeats.repeated(words[:2], document[:2], 3).any()
+    assert not repeats.repeated(words, document, np.zeros(15, int), 3).any()  # a document may repeat itself
+    assert not repeats.repeated(words[:2], document[:2], document[:2], 3).any()
 
 
 @pytest.mark.parametrize("run", [1, 2, 5, 13])
@@ -83,7 +83,7 @@ def test_runs_are_those_of_a_slow_search(run):
         inside = document[i] == document[i + run - 1]
         if inside and seen.setdefault(tuple(words[i : i + run]), document[i]) < document[i]:
             expected[i : i + run] = True
-    assert np.array_equal(repeats.repeated(words, document, run), expected)
+    assert np.array_equal(repeats.repeated(words, document, document, run), expected)
 
 
 def paragraphs(*texts):
@@ -95,7 +95,7 @@ def paragraphs(*texts):
 def left(*texts):
     """What `fresh` leaves, as numbers of document and paragraph."""
     words, document, ends = paragraphs(*texts)
-    kept, found = repeats.fresh(words, document, ends), set()
+    kept, found = repeats.fresh(words, document, document, ends), set()
     for i in np.flatnonzero(ends[words] & kept):
         found.add((int(document[i]), int(ends[words[:i]][document[:i] == document[i]].sum())))
     return found
@@ -106,7 +106,7 @@ def test_a_paragraph_is_new_if_little_of_it_stands_in_an_earlier_document():
     assert left([licence, paragraph(2)], [paragraph(3), licence]) == {(0, 0), (0, 1), (1, 0)}
     assert left([licence, licence]) == {(0, 0), (0, 1)}  # a document may repeat itself
     assert left([f"{idiom} {paragraph(4, 190)}"], [f"{idiom} {paragraph(5, 190)}"]) == {(0, 0), (1, 0)}  # 14 of 204
-    assert left([f"{idiom} {paragraph(6, 9)}"], [f"{idiom} {paragraph(7, 9)}"]) == {(0, 0)}  # half of it
+    assert left([f"{idiom} {paragraph(6, 60)}"], [f"{idiom} {paragraph(7, 60)}"]) == {(0, 0)}  # 14 of 74
     assert left([licence, f"{label} {paragraph(8, 9)}"], [licence, f"{label} {paragraph(9, 9)}"]) == {
         (0, 0),
         (0, 1),
@@ -137,6 +137,29 @@ def test_of_copies_in_a_cleaned_text_training_loses_its_own():
     assert [bool(kept[document == i].all()) for i in range(5)] == [False, True, False, True, True]
     kept = corpus_module._kept(words, document, ends, 3, False)  # document 4 is a copy of 0, and 3 is new
     assert [bool(kept[document == i].all()) for i in range(5)] == [True, True, True, True, False]
+
+
+def test_what_a_corpus_says_of_itself_is_what_a_slow_count_finds(load):
+    """Runs within a document alone: the end of one and the start of the next, alike in all, are none."""
+    ending = paragraph(0, 8)
+    documents = [f"{paragraph(i % 37, 20)}\n\n{paragraph(100 + i, 9)} {ending}" for i in range(150)]
+    corpus = load(documents)
+    split_up = [split(document + "\n\n") for document in sorted(documents, key=lambda d: corpus_module._digest(d))]
+    held = max(1, round(0.03 * len(documents)))
+    training = {tuple(d[i : i + 13]) for d in split_up[:-held] for i in range(len(d) - 12)}
+    before, after = [], []
+    for document in split_up[-held:]:
+        seen = [False] * len(document)
+        for i in range(len(document) - 12):
+            if tuple(document[i : i + 13]) in training:
+                seen[i : i + 13] = [True] * 13
+        before += seen
+        first = document.index("\n\n") + 1  # of the two paragraphs the first may be one of training's
+        parts = [seen[:first], seen[first:]]
+        after.append([not (sum(part) >= 13 and sum(part) > 0.1 * len(part)) for part in parts for _ in part])
+    assert corpus.about["repeated"]["before"]["13"] == pytest.approx(np.mean(before))
+    assert corpus.about["taken_out"]["held out"] == pytest.approx(1 - np.mean(np.concatenate(after)))
+    assert corpus.about["repeated"]["after"]["13"] == 0
 
 
 def test_held_out_text_made_of_templates_is_kept_and_said(load):

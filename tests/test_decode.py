@@ -89,6 +89,11 @@ def test_bytes_wait_until_they_are_a_character(monkeypatch, tiny):
     assert pieces == ["a", "", "é", "!", "", "", "", "�"]  # the last one did not come to its end
 
 
+def test_a_vocabulary_of_another_size(tiny):
+    with pytest.raises(ValueError, match=r"^vocabulary of 301 entries: expected the model's, V = 300"):
+        next(decode.write(LanguageModel(tiny()), text.load(str(CHAT)).vocabulary(301), "a", 1))
+
+
 def test_an_empty_prompt(tiny):
     vocabulary = text.load(str(CHAT)).vocabulary(300)
     with pytest.raises(ValueError, match=r"^prompt of shape \(0,\): expected"):

@@ -62,7 +62,18 @@ BECAUSE = "user: Why?\n\nassistant: So."
     ({"data": ["Why?", "So."], "id": "3"}, [BECAUSE]),
     ({"dialog": ["Why?", "So."]}, [BECAUSE]),
     ({"log": [{"speaker": "USER", "text": "Why?"}, {"speaker": "Bot", "text": "So."}]}, [BECAUSE]),
-    ({"batch": [{"messages": [ASKED, ANSWERED]}, {"text": "And this."}]}, [BECAUSE, "And this."]),
+    ({"question": "Why?", "candidates": [{"text": "wrong"}, {"text": "wrong too"}]}, []),
+    ({"info": {"post": "P"}, "summaries": [{"text": "bad"}, {"text": "good"}], "choice": 1}, []),
+    ({"conversation_a": [ASKED, ANSWERED], "conversation_b": [ASKED], "winner": "model_a"}, []),
+    ({"user": "bob", "text": "a long message", "target": 1}, ["a long message"]),
+    ({"input": {"messages": [ASKED]}, "preferred_output": [ANSWERED], "non_preferred_output": [ASKED]}, [BECAUSE]),
+    ({"prompt": [ASKED], "chosen": [ANSWERED, ASKED, ANSWERED]}, [f"{BECAUSE}\n\n{BECAUSE}"]),
+    ({"prompt": [ASKED], "completion": [ANSWERED], "label": False}, []),
+    ({"messages": [ASKED, ANSWERED], "kto_tag": "false"}, []),
+    ({"text": "a review", "label": 0}, ["a review"]),
+    ({"instruction": "Why?", "output": {"a": 1}, "response": "So."}, [BECAUSE]),
+    ({"question": "Why?", "answer": ["So.", "Hence."]}, [BECAUSE]),
+    ({"instruction": "Why?", "output": "So.", "history": [["Why?", "So."]]}, [f"{BECAUSE}\n\n{BECAUSE}"]),
     ({"content": "def f(x):\n    return x", "path": "f.py"}, ["def f(x):\n    return x"]),
     ([{"messages": [ASKED, ANSWERED]}], [BECAUSE]),
     ({"messages": [{"role": "tool", "content": "7"}]}, ["tool: 7"]),
@@ -84,8 +95,6 @@ BECAUSE = "user: Why?\n\nassistant: So."
     ({"instruction": "Add.", "question": "2+2", "answer": 4}, ["user: Add.\n\n2+2\n\nassistant: 4"]),
     ({"definition": "Why?", "inputs": "", "targets": "So."}, [BECAUSE]),
     ({"Instruction": "Why?", "Output": "So."}, [BECAUSE]),
-    ({"human": "Why?", "assistant": "So."}, [BECAUSE]),
-    ({"train": [{"text": "a"}], "test": [{"text": "b"}]}, ["a", "b"]),
     ({"messages": [{"role": "", "content": "x"}]}, ["x"]),
     ({"turns": [{"speaker": "USER", "utterance": "Why?"}]}, ["user: Why?"]),
 ])  # fmt: skip
@@ -302,6 +311,22 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 def test_the_old_name_still_reads():
     assert list(text.sharegpt(CHAT)) == list(text.documents(CHAT))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(("whole", "documents"), [
+    ({"batch": [{"messages": [ASKED, ANSWERED]}, {"text": "And this."}]}, [BECAUSE, "And this."]),
+    ({"train": [{"text": "a"}], "test": [{"text": "b"}]}, ["a", "b"]),
+    ({"version": 1, "data": [[ASKED, ANSWERED], [ASKED, ANSWERED]]}, [BECAUSE, BECAUSE]),
+])  # fmt: skip
+def test_lists_of_records_in_an_object_that_is_alone(tmp_path, whole, documents, indent):
+    (tmp_path / "a.json").write_text(json.dumps(whole, indent=indent))
+    assert list(text.documents(tmp_path / "a.json")) == documents
+
+
+def test_rows_that_end_in_a_comma(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\nhello,1,\nbye,2,\n")
+    assert list(text.documents(tmp_path / "a.csv")) == ["hello", "bye"]
 
 
 def test_flat_records_with_a_role_are_records(tmp_path):

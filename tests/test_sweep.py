@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import CHAT
 
-from scta_lite import Spec, grid, load_runs, sweep
+from scta_lite import Spec, figures, grid, load_runs, sweep
 from scta_lite import cost as cost_module
 from scta_lite.files import ROOT
 from scta_lite.runs.table import ratios
@@ -202,6 +202,25 @@ def test_ratios_are_taken_round_by_round(tiny, tmp_path):
     assert table.step_ms["ce"] == 75
     assert (table.step_ms_q1["ce"], table.step_ms_q3["ce"]) == (52.5, 97.5)
     assert table.rounds.tolist() == [2, 2]
+
+
+def test_runs_of_two_texts_are_not_mixed(tiny, tmp_path):
+    """As after a new version of the text: the folder holds runs of both."""
+    sweep([tiny(m, corpus=str(CHAT), vocab=400, max_characters=n) for n in (4000, 10**9) for m in ("ce", "semantic")],
+          tmp_path, progress=False)  # fmt: skip
+    runs = load_runs(tmp_path)
+    texts = list(dict.fromkeys(runs.fingerprint))
+    assert len(texts) == 2
+    runs["step_ms"] = runs.fingerprint.map({texts[0]: 10.0, texts[1]: 40.0}) * runs.method.map(
+        {"ce": 3.0, "semantic": 1}
+    )
+    table = ratios(runs)
+    assert sorted(zip(table.step_ms, table.ratio, strict=True)) == [(10, 1), (30, 3), (40, 1), (120, 3)]
+    assert "fingerprint" not in ratios(runs[runs.fingerprint == texts[0]])
+    with pytest.raises(
+        ValueError, match=rf"ce at V = 400 has runs of several texts, fingerprints {texts[0]}, {texts[1]}"
+    ):
+        figures.throughput(runs)
 
 
 def test_command_line(tmp_path):

@@ -177,3 +177,9 @@ def test_scripts_without_spaces_make_phrases_of_their_characters():
 
 def test_no_word_is_longer_than_64():
     assert max(map(len, split("=" * 999 + "x" * 999 + " " * 999 + "_" * 999 + "1" * 999))) == 64
+
+
+def test_no_phrase_goes_from_one_document_into_the_next():
+    vocabulary = learn(*number([" a b", " c d"] * 3))[0]
+    phrases = [vocabulary.decode([i]) for i in range(vocabulary.phrases_from, len(vocabulary))]
+    assert phrases == [" a b", " c d"]

@@ -164,7 +164,7 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
         raise FileNotFoundError(
             f"corpus={str(corpus)!r}: no such file; expected 'installed', 'zipf', or the path of a file or folder"
         )
-    if path and path.suffix == ".npy":
+    if path and path.suffix == ".npy" and path.is_file():
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere"}, home / digest, path)
@@ -225,6 +225,7 @@ def _build(
     spelled, words, document = number(texts.pop(key) + "\n\n" for key in sorted(texts))
     ends = np.array([word.count("\n") > 1 for word in spelled])
     kept = _kept(words, document, ends, cut, clean)
+    fingerprint.update(np.packbits(kept).tobytes())
     before, after = _seen_in_training(words, document, cut), _seen_in_training(words[kept], document[kept], cut)
     taken_out = [float(1 - kept[part].mean()) for part in (document < cut, document >= cut)]
     words, document = words[kept], document[kept]
@@ -253,8 +254,9 @@ def _kept(words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int, c
     """
     heldout, kept = document >= cut, np.ones(len(words), dtype=bool)
     if clean:
-        kept = fresh(words, np.where(heldout, document - cut, document + len(document)), ends)  # held-out ones first
-    kept[kept] = fresh(words[kept], heldout[kept].astype(np.int32), ends)
+        held_out_first = np.where(heldout, document - document[-1] - 1, document)
+        kept = fresh(words, document, held_out_first, ends)
+    kept[kept] = fresh(words[kept], document[kept], heldout[kept].astype(np.int32), ends)
     return kept if kept[heldout].mean() >= TEMPLATES else kept | heldout
 
 
@@ -277,7 +279,7 @@ def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> t
 def _seen_in_training(words: np.ndarray, document: np.ndarray, cut: int) -> dict[str, float]:
     """The share of held-out words in a run of 13, and of 8, that the training text has too."""
     part = (document >= cut).astype(np.int32)
-    return {str(run): float(repeated(words, part, run)[part > 0].mean()) for run in (RUN, 8)}
+    return {str(run): float(repeated(words, document, part, run)[part > 0].mean()) for run in (RUN, 8)}
 
 
 def _digest(text: str) -> bytes:
@@ -295,7 +297,7 @@ def _checked(path: Path, vocab: int) -> tuple[Stored, Stored]:
     """Training ids and held-out ids of a .npy file made elsewhere, the last 3% of them."""
     try:
         ids = Stored(path)
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise ValueError(f"corpus={path.name!r}: expected a .npy file of integers, in C's order ({error})") from None
     integers = np.issubdtype(ids.dtype, np.integer) and len(ids) > 0
     if not integers or not all(block.min() >= 0 and block.max() < vocab for block in ids.blocks()):

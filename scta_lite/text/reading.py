@@ -100,8 +100,10 @@ def _of_file(file: Path, left_out: Counter, whole: bool) -> Iterator[str]:
         if not start:
             raise ValueError(f"corpus={str(file)!r}: the file is empty; expected text, JSON or JSON lines")
         if _kind(file) in JSON or (_kind(file) not in TEXT and start[0] in "[{"):
-            for record in _records(start, stream, left_out, file):
-                yield from documents_of(record, left_out)
+            records = _records(start, stream, left_out, file)
+            first = list(islice(records, 2))
+            for record in chain(first, records):
+                yield from documents_of(record, left_out, alone=len(first) == 1)
         elif whole:
             yield start + stream.read()
         else:
@@ -239,7 +241,12 @@ def _value(text: str) -> Any:
 def _table(stream: TextIO, file: Path) -> Iterator[dict]:
     """The rows of a table with a header, comma- or tab-separated, some at a time."""
     try:
-        read = {"sep": "\t" if _kind(file) == ".tsv" else ",", "dtype": str, "keep_default_na": False}
+        read = {
+            "sep": "\t" if _kind(file) == ".tsv" else ",",
+            "dtype": str,
+            "keep_default_na": False,
+            "index_col": False,
+        }
         for part in pd.read_csv(stream, chunksize=1024, **read):
             yield from part.to_dict("records")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:

@@ -16,9 +16,9 @@ TURNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "tur
 ROLE = ("from", "role", "speaker")
 TEXT = ("value", "content", "text", "utterance")
 SYSTEM = ("system", "system_prompt")
-QUESTION = ("definition", "instruction", "prompt", "question", "query", "problem", "input", "inputs", "human", "user")
+QUESTION = ("definition", "instruction", "prompt", "question", "query", "problem", "input", "inputs")
 CONTEXT = ("input", "inputs", "context", "question")  # what a question or an instruction is about
-ANSWER = ("output", "completion", "response", "answer", "solution", "target", "targets", "assistant")
+ANSWER = ("output", "completion", "response", "answer", "solution", "target", "targets")
 PREFERRED = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
 REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # how the names begin of what is not read
 PLAIN = ("text", "content", "document", "body", "chosen")
@@ -32,8 +32,10 @@ _BLOCKS = re.compile(r"</?(?:div|p|pre|br|hr|ul|ol|li|h[1-6]|table|tbody|thead|t
 _TAGS = re.compile(r"</?[a-z][a-z0-9]*\b[^<>]*>")
 
 
-def documents_of(record: Any, left_out: Counter, *, wrapped: bool = False) -> Iterator[str]:
-    """The documents of a record: one, or those of the lists that it wraps; `left_out` counts what was skipped, and why.
+def documents_of(record: Any, left_out: Counter, *, alone: bool = False) -> Iterator[str]:
+    """The document of a record; `left_out` counts what was skipped, and why.
+
+    A list may be one of records. So may the lists in a record that is `alone` in its file, {"version": 1, "data": […]}.
 
     >>> list(documents_of({"prompt": "How do I boil an egg?", "completion": "In water."}, Counter()))
     ['user: How do I boil an egg?\\n\\nassistant: In water.']
@@ -41,13 +43,15 @@ def documents_of(record: Any, left_out: Counter, *, wrapped: bool = False) -> It
     if isinstance(record, dict):
         record = {key.lower(): value for key, value in record.items() if not key.lower().startswith(REJECTED)}
     turns, lists = _conversation(record), _lists(record)
-    if document := next(filter(None, _readings(record, turns, lists, left_out)), None):
+    if isinstance(record, dict) and str(record.get("label", record.get("kto_tag"))).lower() == "false":
+        left_out["record whose answer is labelled a bad one"] += 1
+    elif document := next(filter(None, _readings(record, turns, lists, left_out)), None):
         yield document
     elif turns:
         left_out["record without a message"] += 1
-    elif lists and not wrapped:  # {"version": 1, "data": [record, …]}
+    elif lists and (alone or isinstance(record, list)):
         for item in (item for records in lists for item in records):
-            yield from documents_of(item, left_out, wrapped=True)
+            yield from documents_of(item, left_out)
     else:
         left_out["record without a conversation, an answer or a text"] += 1
 
@@ -57,8 +61,9 @@ def _readings(record: Any, turns: list | None, lists: list[list], left_out: Coun
     yield _said(turns, left_out)
     yield _said(_asked_and_answered(record), left_out)
     yield _string(record, PLAIN)
-    if turns is None:
-        yield from (_said(others, left_out) for others in lists if _has_turns(others))
+    others = [found for found in lists if _has_turns(found)]
+    if turns is None and len(others) == 1:  # of two nobody knows which is the right one
+        yield _said(others[0], left_out)
 
 
 def _conversation(record: Any) -> list | None:
@@ -68,38 +73,49 @@ def _conversation(record: Any) -> list | None:
     if not isinstance(record, dict):
         return None
     lists = [record[key] for key in TURNS if isinstance(record.get(key), list) and record[key]]
-    lists += [record[key] for key in QUESTION if _has_turns(record.get(key))]
+    asked = [value.get("messages") if isinstance(value, dict) else value for value in map(record.get, QUESTION)]
+    lists += filter(_has_turns, asked)
     preferred = _answers(record, PREFERRED)
-    if any(_role(turn) == "user" for turn in preferred):  # the preferred conversation, not its last answer alone
+    roles = [role for role in map(_role, preferred) if role != "system"]
+    if roles[:1] == ["user"]:  # the preferred conversation, not its last answer alone
         return _with_system(record, preferred)
     if not lists:
         return None
     turns = lists[0]
-    if all(isinstance(turn, str) for turn in turns):  # two who speak in turn
-        turns = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    if all(isinstance(turn, str) for turn in turns):
+        turns = _in_turn(turns)
     answers = _answers(record, (*PREFERRED, *ANSWER)) if _role(turns[-1]) == "user" else []
     return _with_system(record, turns + answers)
 
 
 def _asked_and_answered(record: Any) -> list | None:
-    """A question, with what it is about, and its answer, as turns; None for an answer that is labelled a bad one."""
+    """A question, with what it is about, and its answer, as turns; before them, a history of such pairs."""
     question, context = _string(record, QUESTION), _string(record, CONTEXT)
-    if not question or record.get("label") is False:
+    answers = _answers(record, (*ANSWER, *PREFERRED)) if question else []
+    if not answers:
         return None
     asked = question if context in (None, question) else f"{question}\n\n{context}"
-    answers = _answers(record, (*ANSWER, *PREFERRED))
-    return _with_system(record, [{"role": "user", "content": asked}, *answers]) if answers else None
+    history = record.get("history")
+    pairs = [pair for pair in history if isinstance(pair, list)] if isinstance(history, list) else []
+    turns = [turn for pair in pairs if all(isinstance(said, str) for said in pair) for turn in _in_turn(pair)]
+    return _with_system(record, [*turns, {"role": "user", "content": asked}, *answers])
+
+
+def _in_turn(said: list[str]) -> list[dict]:
+    """What two say in turn, as turns."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
 
 
 def _answers(record: dict, keys: Iterable[str]) -> list[dict]:
-    """The first answer under one of the keys, as turns: a string, a number, a turn, or a list of such."""
+    """The first answer under one of the keys, as turns: a string, a number, a turn or turns; of several strings one."""
     for key in keys:
         found = record.get(key)
         parts = found if isinstance(found, list) else [found]
         parts = [str(part) if isinstance(part, int | float) and not isinstance(part, bool) else part for part in parts]
-        turns = [{"content": part} if isinstance(part, str) and part.strip() else part for part in parts]
-        if turns := [turn for turn in turns if isinstance(turn, dict)]:
-            return [turn if _role(turn) else {**turn, "role": "assistant"} for turn in turns]
+        strings = [{"content": part} for part in parts if isinstance(part, str) and part.strip()]
+        turns = [part for part in parts if isinstance(part, dict) and any(name in part for name in TEXT)]
+        if found := turns or strings[:1]:
+            return [turn if _role(turn) else {**turn, "role": "assistant"} for turn in found]
     return []
 
 
@@ -123,7 +139,7 @@ def _lists(record: Any) -> list[list]:
     lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict | list)]
     data = record.get("data") if isinstance(record, dict) else None  # {"data": [question, answer, …]}
     if isinstance(data, list) and data and all(isinstance(said, str) for said in data):
-        lists.append([{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate(data)])
+        lists.append(_in_turn(data))
     return lists
 
 

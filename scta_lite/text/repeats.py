@@ -12,12 +12,14 @@ RUN = 13  # words
 SHARE = 0.1  # of a paragraph's words that may lie in such runs, or fewer than RUN of them
 
 
-def repeated(words: np.ndarray, document: np.ndarray, run: int = RUN) -> np.ndarray:
-    """Which words, (m,) bool, lie in a run of so many that stands in a document of a smaller number as well.
+def repeated(words: np.ndarray, document: np.ndarray, later: np.ndarray, run: int = RUN) -> np.ndarray:
+    """Which words, (m,) bool, lie in a run of so many that stands in an earlier document as well.
 
-    `words`: ids (m,), `document`: the number of each one's document (m,). Equal 64-bit hashes count as equal runs.
+    `words`: ids (m,); `document`: the number of each one's document (m,), out of which no run goes; `later` (m,): the
+    smaller, the earlier is the document. Equal 64-bit hashes count as equal runs.
 
-    >>> repeated(np.array([7, 8, 9, 7, 8, 5]), np.array([0, 0, 0, 1, 1, 1]), run=2).tolist()
+    >>> document = np.array([0, 0, 0, 1, 1, 1])
+    >>> repeated(np.array([7, 8, 9, 7, 8, 5]), document, later=document, run=2).tolist()
     [False, False, False, True, True, False]
     """
     found, runs = np.zeros(len(words), dtype=bool), max(0, len(words) - run + 1)
@@ -30,20 +32,20 @@ def repeated(words: np.ndarray, document: np.ndarray, run: int = RUN) -> np.ndar
     places = places[np.argsort(hashed[places])]
     hashed = hashed[places]
     starts = np.flatnonzero(np.concatenate([[True], hashed[1:] != hashed[:-1]]))  # of groups of equal runs
-    first = np.repeat(np.minimum.reduceat(document[places], starts), np.diff(starts, append=len(places)))
-    again = places[first < document[places]]
+    first = np.repeat(np.minimum.reduceat(later[places], starts), np.diff(starts, append=len(places)))
+    again = places[first < later[places]]
     for k in range(run):
         found[again + k] = True
     return found
 
 
-def fresh(words: np.ndarray, document: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Which words, (m,) bool, are of a paragraph that is new: little of it stands in a document of a smaller number.
+def fresh(words: np.ndarray, document: np.ndarray, later: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which words, (m,) bool, are of a paragraph that is new: little of it stands in an earlier document.
 
     A paragraph is not new if thirteen of its words, and more than a tenth of them, lie in runs that stand there; a
-    shorter one, if all do. `ends`: for each word id, whether a paragraph ends with it.
+    shorter one, if all do. The rest as for `repeated`; `ends`: for each word id, whether a paragraph ends with it.
     """
     paragraph = np.concatenate([[0], np.cumsum(ends[words])[:-1]])
     size = np.bincount(paragraph)
-    again = np.bincount(paragraph, weights=repeated(words, document))
+    again = np.bincount(paragraph, weights=repeated(words, document, later))
     return ((again < np.minimum(size, RUN)) | (again <= SHARE * size))[paragraph]
