@@ -9,8 +9,8 @@ import torch
 from conftest import CHAT
 
 from scta_lite import sweep, text, train
+from scta_lite.text import building, repeats
 from scta_lite.text import corpus as corpus_module
-from scta_lite.text import repeats
 from scta_lite.text.vocabulary import number, split
 
 module = sys.modules["scta_lite.text.examples"]  # scta_lite.text.examples is its function
@@ -133,9 +133,9 @@ def test_a_text_of_ones_own_is_trained_on_as_it_is(load):
 
 def test_of_copies_in_a_cleaned_text_training_loses_its_own():
     words, document, ends = paragraphs(*([paragraph(i)] for i in (1, 2, 2, 3, 1)))
-    kept = corpus_module._kept(words, document, ends, 4, True)
+    kept = building._kept(words, document, ends, 4, True)
     assert [bool(kept[document == i].all()) for i in range(5)] == [False, True, False, True, True]
-    kept = corpus_module._kept(words, document, ends, 3, False)  # document 4 is a copy of 0, and 3 is new
+    kept = building._kept(words, document, ends, 3, False)  # document 4 is a copy of 0, and 3 is new
     assert [bool(kept[document == i].all()) for i in range(5)] == [True, True, True, True, False]
 
 
@@ -144,7 +144,7 @@ def test_what_a_corpus_says_of_itself_is_what_a_slow_count_finds(load):
     ending = paragraph(0, 8)
     documents = [f"{paragraph(i % 37, 20)}\n\n{paragraph(100 + i, 9)} {ending}" for i in range(150)]
     corpus = load(documents)
-    split_up = [split(document + "\n\n") for document in sorted(documents, key=lambda d: corpus_module._digest(d))]
+    split_up = [split(document + "\n\n") for document in sorted(documents, key=lambda d: building._digest(d))]
     held = max(1, round(0.03 * len(documents)))
     training = {tuple(d[i : i + 13]) for d in split_up[:-held] for i in range(len(d) - 12)}
     before, after = [], []
