@@ -323,13 +323,15 @@ def test_examples_count_the_training_ids_that_are_used():
 
 
 def test_a_text_that_is_too_short_is_said_once_in_words(tiny, tmp_path, capsys):
-    specs = [tiny(corpus=str(CHAT), vocab=400, examples=5000, steps=2, seed=seed) for seed in range(2)]
+    kept = {"corpus": str(CHAT), "max_characters": 5000}
+    specs = [tiny(**kept, vocab=400, examples=5000, steps=2, seed=seed) for seed in range(2)]
     with pytest.warns(UserWarning, match="an epoch of 5,000 goes through them"):
         result = train(specs[0])
     runs = sweep(specs, tmp_path)
     assert capsys.readouterr().out.count("an epoch of 5,000 goes through them") == 1
     assert set(runs.examples_available) == {result.examples_available}
     assert result.examples_available < 5000
+    assert set(runs.fingerprint) == {text.load(str(CHAT), max_characters=5000).fingerprint}
 
 
 def test_a_million_examples_take_no_more_memory_than_a_few(tmp_path):
