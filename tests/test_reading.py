@@ -76,6 +76,7 @@ BECAUSE = "user: Why?\n\nassistant: So."
     ({"instruction": "Why?", "output": "So.", "history": [["Why?", "So."]]}, [f"{BECAUSE}\n\n{BECAUSE}"]),
     ({"content": "def f(x):\n    return x", "path": "f.py"}, ["def f(x):\n    return x"]),
     ([{"messages": [ASKED, ANSWERED]}], [BECAUSE]),
+    ([[[{"text": "too deep"}]]], []),
     ({"messages": [{"role": "tool", "content": "7"}]}, ["tool: 7"]),
     ({"id": 1, "tags": ["a"], "sizes": [{"w": 1}], "more": [{"h": 1}]}, []),
     ({"text": "  "}, []),

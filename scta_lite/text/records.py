@@ -51,7 +51,10 @@ def documents_of(record: Any, left_out: Counter, *, alone: bool = False) -> Iter
         left_out["record without a message"] += 1
     elif lists and (alone or isinstance(record, list)):
         for item in (item for records in lists for item in records):
-            yield from documents_of(item, left_out)
+            if isinstance(item, list) and not _has_turns(item):  # lists within lists, however deep, are no records
+                left_out["record without a conversation, an answer or a text"] += 1
+            else:
+                yield from documents_of(item, left_out)
     else:
         left_out["record without a conversation, an answer or a text"] += 1
 
