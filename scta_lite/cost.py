@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scta_lite.runs import machine
-from scta_lite.runs.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
+from scta_lite.runs.spec import CHUNK, EXACT, SAMPLED, Spec, adaptive_cutoffs
 
 # How often a number is read or written in a step, by whole-array code:
 LOGIT_FORWARD, LOGIT_BACKWARD = 3, 4  # a logit: written, made a log-probability; made a gradient, read by two products
@@ -22,7 +22,6 @@ ADAMW = 7  # a parameter that AdamW moves: read with its gradient and two moment
 GRU_STATES = 12  # arrays (N, d) of the GRU and its gates, written forward, and both read and written backward
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
-EXACT = ("ce", "ce_chunked", "ce_lowrank")  # heads that score all V tokens at every position
 
 
 def parameters(spec: Spec) -> dict[str, int]:

@@ -99,29 +99,15 @@ def search_space(head: LowRankCEHead | TokenHead | CEHead) -> Tensor:
     Of a semantic head the unit rows over τ, [e/τ]. Where log u is added to the scores, as with a prior, [e/τ, log u]:
     then the best token is not the one nearest to z.
     """
-    if isinstance(head, LowRankCEHead):
-        vectors = F.normalize(head.table.weight, dim=-1) / head.temperature
-    else:
-        vectors = head.table.weight if isinstance(head, TokenHead) else head.weight
-    added = _added(head)
-    return vectors if added is None else torch.cat([vectors, added.unsqueeze(1)], dim=1)
+    vectors, bias = head.vectors(), head.bias()
+    return vectors if bias is None else torch.cat([vectors, bias.unsqueeze(1)], dim=1)
 
 
 @torch.no_grad()
 def query(head: LowRankCEHead | TokenHead | CEHead, hidden: Tensor) -> Tensor:
     """What is searched for, (N, F), from hidden states (N, d)."""
-    if isinstance(head, LowRankCEHead):
-        hidden = F.normalize(head.project(hidden), dim=-1)
-    elif isinstance(head, TokenHead):
-        hidden = head.query(hidden)
-    return hidden if _added(head) is None else F.pad(hidden, (0, 1), value=1.0)
-
-
-def _added(head: LowRankCEHead | TokenHead | CEHead) -> Tensor | None:
-    """The log u, (V,), that the head adds to its scores; a TokenHead's is a column of its table."""
-    if isinstance(head, LowRankCEHead):
-        return head.draw.log_q if head.spec.method == "semantic_prior" else None
-    return None if isinstance(head, TokenHead) else head.log_q
+    x = head.query(hidden)
+    return x if head.bias() is None else F.pad(x, (0, 1), value=1.0)
 
 
 class Exact:

@@ -1,7 +1,8 @@
 """The heads: what is made of hidden states. Each trains with `loss(hidden, target)`, and ranks with `scores(hidden)`.
 
-`scores` gives (N, V). The paper's two are `ce` and `semantic`, and for its second stage `TokenHead`; the others are
-what to compare them with.
+`scores` gives (N, V), and `per_token` the parameters with a row for each token, which `table_lr` is for. But for the
+adaptive softmax a score is a product of `query(hidden)` with a row of `vectors()`, plus `bias()` where there is one.
+The paper's two are `ce` and `semantic`, and for its second stage `TokenHead`; the others are what to compare them with.
 """
 
 import math
@@ -28,8 +29,7 @@ class CEHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(spec.vocab, spec.hidden))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear does
-        known = torch.zeros(spec.vocab) if counts is None else counts
-        self.register_buffer("log_q", log_unigram(known).float() if spec.log_unigram else None)  # (V,)
+        self.register_buffer("log_u", _log_u(spec, counts))  # (V,)
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats; hidden: (N, d), target: (N,)."""
@@ -37,7 +37,22 @@ class CEHead(nn.Module):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Logits (N, V); hidden: (N, d)."""
-        return F.linear(hidden, self.weight, self.log_q)
+        return F.linear(hidden, self.weight, self.log_u)
+
+    def query(self, hidden: Tensor) -> Tensor:
+        """h itself, (N, d)."""
+        return hidden
+
+    def vectors(self) -> Tensor:
+        """W: (V, d)."""
+        return self.weight
+
+    def bias(self) -> Tensor | None:
+        """log u: (V,), or None."""
+        return self.log_u
+
+    def per_token(self) -> list[nn.Parameter]:
+        return [self.weight]
 
 
 class ChunkedCEHead(CEHead):
@@ -46,10 +61,10 @@ class ChunkedCEHead(CEHead):
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         if hasattr(F, "linear_cross_entropy"):
             options = nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
-            return F.linear_cross_entropy(hidden, self.weight, target, linear_bias=self.log_q, options=options)
+            return F.linear_cross_entropy(hidden, self.weight, target, linear_bias=self.log_u, options=options)
         weight = self.weight
-        if self.log_q is not None:  # a column that meets a constant 1
-            hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat([weight, self.log_q.unsqueeze(1)], dim=1)
+        if self.log_u is not None:  # a column that meets a constant 1
+            hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat([weight, self.log_u.unsqueeze(1)], dim=1)
         return cross_entropy(hidden, weight, target, chunk=CHUNK)
 
 
@@ -74,9 +89,17 @@ class AdaptiveHead(nn.Module):
         """Log-probabilities (N, V); hidden: (N, d)."""
         return self.softmax.log_prob(hidden)[:, self.rank]
 
+    def per_token(self) -> list[nn.Parameter]:
+        """The rows of the head, those of its clusters with them, and of each cluster's second matrix."""
+        return [self.softmax.head.weight, *(cluster[1].weight for cluster in self.softmax.tail)]
+
 
 class LowRankCEHead(nn.Module):
-    """Cosines over τ between z = W_sem h and the rows of a table E_sem: (V, D); trained with the exact softmax."""
+    """Scores s_i = z · e_i / τ of z = W_sem h with rows e_i of a table E_sem: (V, D); trained with the exact softmax.
+
+    With `spec.scores` "cosine", as in the paper, z and e_i are unit vectors; with "dot" they are as they come. With
+    `spec.log_unigram` the scores begin from log u, of `counts`: a bias that is not trained.
+    """
 
     def __init__(self, spec: Spec, counts: Tensor | None = None, table: type[nn.Module] = nn.Embedding):
         super().__init__()
@@ -84,6 +107,7 @@ class LowRankCEHead(nn.Module):
         self.project = nn.Linear(spec.hidden, spec.semantic_dim, bias=False)  # W_sem: (D, d)
         self.table = table(spec.vocab, spec.semantic_dim)  # E_sem
         self.table.weight.data.mul_(spec.init_std)  # both kinds of table are drawn from N(0, 1)
+        self.register_buffer("log_u", _log_u(spec, counts))  # (V,)
         if spec.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(spec.temperature).log())
 
@@ -94,12 +118,31 @@ class LowRankCEHead(nn.Module):
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        z = F.normalize(self.project(hidden), dim=-1) / self.temperature
-        return cross_entropy(z, F.normalize(self.table.weight, dim=-1), target)
+        z = self.query(hidden) / self.temperature
+        return F.cross_entropy(F.linear(z, self._directed(self.table.weight), self.bias()), target)
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores (N, V), which a softmax turns into probabilities; hidden: (N, d)."""
-        return cosines(self.project(hidden), self.table.weight).div_(self.temperature)
+        return F.linear(self.query(hidden), self.vectors(), self.bias())
+
+    def query(self, hidden: Tensor) -> Tensor:
+        """z: (N, D), of hidden (N, d)."""
+        return self._directed(self.project(hidden))
+
+    def vectors(self) -> Tensor:
+        """e_i / τ: (V, D)."""
+        return self._directed(self.table.weight) / self.temperature
+
+    def bias(self) -> Tensor | None:
+        """What is added to the scores (V,): log u, or None."""
+        return self.log_u
+
+    def per_token(self) -> list[nn.Parameter]:
+        return [self.table.weight]
+
+    def _directed(self, vectors: Tensor) -> Tensor:
+        """Unit vectors where scores are cosines, else as they are."""
+        return F.normalize(vectors, dim=-1) if self.spec.scores == "cosine" else vectors
 
 
 class Negatives(nn.Module):
@@ -147,23 +190,26 @@ class SampledHead(LowRankCEHead):
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats over fresh negatives, S for all or K for each position; hidden: (N, d), target: (N,)."""
-        N, query = len(target), self.project(hidden)
+        N, z = len(target), self.project(hidden)
         negatives, left_out = self.draw(target, generator)
         if negatives.dim() == 1:
-            rows = self.table(torch.cat([target, negatives]))  # (N+S, D): one gather
-            z, rows = F.normalize(query, dim=-1) / self.temperature, F.normalize(rows, dim=-1)
+            rows = self._directed(self.table(torch.cat([target, negatives])))  # (N+S, D): one gather
+            z = self._directed(z) / self.temperature
             positive, rivals = (z * rows[:N]).sum(1), z @ rows[N:].T  # (N,), (N, S)
         else:
             rows = self.table(torch.cat([target.unsqueeze(1), negatives], dim=1))  # (N, 1+K, D): one gather
-            scores = cosines(query, rows) / self.temperature  # (N, 1+K)
+            products = cosines(z, rows) if self.spec.scores == "cosine" else torch.einsum("nd,nkd->nk", z, rows)
+            scores = products / self.temperature  # (N, 1+K)
             positive, rivals = scores[:, 0], scores[:, 1:]
+        if self.log_u is not None:
+            positive, rivals = positive + self.log_u[target], rivals + self.log_u[negatives]
         corrected = self.spec.method == "sampled_softmax"
         log_Sq = (torch.zeros_like(positive), self.draw.log_Sq(negatives)) if corrected else None
         return contrastive_loss(positive, rivals, log_q=log_Sq, hits=left_out)
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        scores = super().scores(hidden)
-        return scores.add_(self.draw.log_q) if self.spec.method == "semantic_prior" else scores
+    def bias(self) -> Tensor | None:
+        """What is added to the scores (V,): log q of "semantic_prior", log u of `log_unigram`, or None."""
+        return self.draw.log_q if self.spec.method == "semantic_prior" else self.log_u
 
 
 class TokenHead(nn.Module):
@@ -189,13 +235,13 @@ class TokenHead(nn.Module):
         A normalised head gives the first stage's scores; a plain one its ranking too (without a prior), as z is
         W_sem h divided by a number for each position, in place of which all share `scale`.
         """
-        parts = [F.normalize(first.table.weight, dim=-1) / first.temperature]  # (V, D)
+        parts = [first.vectors()]  # (V, D)
         if self.project is None:
             parts = [parts[0] @ first.project.weight * scale]  # (V, d)
         else:
             self.project.load_state_dict(first.project.state_dict())
         if self.spec.method == "semantic_prior":
-            parts.append(first.draw.log_q.unsqueeze(1))
+            parts.append(first.bias().unsqueeze(1))
         self.table.weight.copy_(torch.cat(parts, dim=1))
 
     @torch.no_grad()
@@ -227,6 +273,16 @@ class TokenHead(nn.Module):
         """Logits (N, V); hidden: (N, d)."""
         return self.query(hidden) @ self.table.weight.T
 
+    def vectors(self) -> Tensor:
+        """W_tok: (V, F)."""
+        return self.table.weight
+
+    def bias(self) -> None:
+        """None: a prior is W_tok's last column."""
+
+    def per_token(self) -> list[nn.Parameter]:
+        return [self.table.weight]
+
 
 class NoHead(nn.Module):
     """No head, for the time of the backbone alone: the loss is the mean square of the hidden states."""
@@ -236,6 +292,14 @@ class NoHead(nn.Module):
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         return hidden.square().mean()
+
+    def per_token(self) -> list[nn.Parameter]:
+        return []
+
+
+def _log_u(spec: Spec, counts: Tensor | None) -> Tensor | None:
+    """log u, (V,), of the counts (V,), where the Spec asks for it; of none it is constant."""
+    return log_unigram(torch.zeros(spec.vocab) if counts is None else counts).float() if spec.log_unigram else None
 
 
 HEADS = {

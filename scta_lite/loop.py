@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from scta_lite.evaluate import HeldOut
-from scta_lite.heads import CEHead
 from scta_lite.model import LanguageModel
 from scta_lite.optim import RowAdamW
 from scta_lite.runs import machine
@@ -162,8 +161,8 @@ def optimizers(spec: Spec, model: LanguageModel) -> list[torch.optim.Optimizer]:
     """AdamW for the dense parameters, then RowAdamW, or SparseAdam, for the tables of which it sees rows, if any."""
     settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
     of_tables = settings | {"lr": spec.table_lr or spec.lr}
-    per_token = {id(p) for module in model.modules() if isinstance(module, torch.nn.Embedding | CEHead)
-                 for p in module.parameters()}  # fmt: skip
+    of_tokens = [model.embed.weight, *model.head.per_token()]
+    per_token = {id(rows) for rows in of_tokens}
     sparse = [module.weight for module in model.modules() if getattr(module, "sparse", False)]
     others = [p for p in model.parameters() if all(p is not weight for weight in sparse)]
     plain, large = ([p for p in others if (id(p) in per_token) is wanted] for wanted in (False, True))

@@ -1,193 +1,264 @@
 """The study of quality that notebook 06 shows: `make study`. Hours on two cores; resumable, a run is one file.
 
-tune: settings at V = 8,192, 400 steps each, one changed at a time; chosen by the validation half of the held-out text.
-8192, 50000, 200000: the chosen settings, for one epoch with 3 seeds; for 600 steps; for ten minutes of training each.
-stage1: two models of V = 8,192, and space.npz, their tokens' vectors. cost: step times, in rounds.
-`tools/study.py tune 8192` does a part.
+For V = 8,192, 50,000 and 200,000, each in a folder of its own:
+
+cost     step times of every method, in rounds of fresh processes, alone on the machine
+tune     every method looks for its settings from the same start with the same effort: at 8,192 ten trainings of 400
+         steps; at the larger V six trainings of the same seconds. `search` says how
+equal    every method at its own best settings, after equal steps: the paper's 2,500 (at 50,000 also 600; at 200,000 CE
+         from log u stands for the four exact softmaxes)
+seconds  the same after equal seconds: as many steps as its measured step allows
+changed  what each setting does, one at a time; and the same with a constant rate (8,192 alone)
+
+A step's time comes from `cost` alone, so that the trainings themselves may share the machine. Settings are chosen on
+the validation half of the held-out text. `tools/study.py 8192/tune 8192/equal` does a part; `--out` names the folder.
 """
 
-import shutil
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+import argparse
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
+from tqdm import tqdm
 
-from scta_lite import PAPER, Spec, load, sweep, text, train
+from scta_lite import PAPER, Spec, sweep, text
 from scta_lite.files import ROOT
-from scta_lite.model import LanguageModel
 
-EVALUATED = {"evaluate": True, "eval_every": 200}
-TRIED = {"steps": 400, "vocab": 8192, "threads": 1, **EVALUATED}
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-METHODS = ("ce", "ce_lowrank", "adaptive", "semantic", "sampled_softmax", "semantic_prior")
-CHANGES = {  # to what each method is by default, at lr 3e-3
-    "ce": [{"table_lr": 1e-2}, {"table_lr": 3e-2}, {"table_lr": 1e-2, "log_unigram": True},
-           {"table_lr": 1e-2, "lr": 1e-3}, {"table_lr": 1e-2, "betas": (0.9, 0.99)}],
-    "ce_lowrank": [
-        *({"init_std": std} for std in (0.1, 0.02)),
-        *({"init_std": 0.02, **change} for change in (
-            {"learn_temperature": True}, {"learn_temperature": True, "semantic_dim": 256}, {"temperature": 0.1},
-            {"temperature": 0.1, "semantic_dim": 256}, {"table_lr": 1e-2}, {"lr": 1e-2})),
-    ],
-    "adaptive": [{"table_lr": 1e-2}, {"table_lr": 3e-2}],
-    "semantic": [
-        *({"init_std": std} for std in (0.3, 0.1, 0.02)),
-        *({"temperature": τ} for τ in (0.05, 0.1)), {"learn_temperature": True},
-        *({"negatives": K} for K in (8, 128)), {"shared": 1024}, {"mask_hits": True},
-        *({"semantic_dim": D} for D in (32, 256)), {"table_lr": 1e-2},
-        *({"init_std": 0.02, **change} for change in (
-            {"temperature": 0.1}, {"temperature": 0.1, "negatives": 128}, {"learn_temperature": True},
-            {"semantic_dim": 256}, {"table_lr": 1e-2}, {"lr": 1e-2})),
-    ],
-    "sampled_softmax": [{"shared": 4096}, {"learn_temperature": True}, {"init_std": 0.1}, {"sampler": "log_uniform"},
-                        {"temperature": 0.1}, {"temperature": 0.1, "shared": 4096}, {"table_lr": 1e-2},
-                        {"shared": 4096, "table_lr": 1e-2}],
-    "semantic_prior": [
-        *({"init_std": std} for std in (1.0, 0.1, 0.05, 0.01)),
-        *({"temperature": τ} for τ in (0.05, 0.1, 0.14, 0.2)), {"learn_temperature": True},
-        *({"shared": S} for S in (256, 4096)), {"shared": 0, "negatives": 32},
-        *({"semantic_dim": D} for D in (32, 128, 256)),
-        {"semantic_dim": 256, "shared": 4096, "learn_temperature": True},
-        *({"sampler": q} for q in ("unigram^0.75", "log_uniform", "in_batch")), {"table_lr": 1e-2},
-        *({"temperature": 0.1, **change} for change in (
-            {"shared": 4096}, {"semantic_dim": 256}, {"semantic_dim": 256, "shared": 4096}, {"table_lr": 1e-2})),
-        {"temperature": 0.14, "semantic_dim": 256, "shared": 4096},
-        {"temperature": 0.1, "semantic_dim": 256, "shared": 4096, "table_lr": 1e-2},
-    ],
-}  # fmt: skip
-
-
-def tune() -> list[Spec]:
-    """Each method at each learning rate, then each other setting, at 3e-3."""
-    rates = [Spec(method=method, optimizer="rows", lr=lr, **TRIED) for method in METHODS for lr in reversed(RATES)]
-    others = [Spec(method=method, optimizer="rows", **TRIED, **{"lr": 3e-3, **change})
-              for method, changes in reversed(CHANGES.items()) for change in changes]  # fmt: skip
-    return list(dict.fromkeys(rates + others))
-
-
-LARGE = {  # V: how CE is computed, its steps, those of the one with a prior; what is best at 8,192 need not be here
-    50_000: ("ce", 150, 400),
-    200_000: ("ce_chunked", 60, 400),  # the same loss, in three quarters of the time
+LOW, MID, HIGH = VOCABS = (8_192, 50_000, 200_000)
+TUNED_STEPS, TRIALS = 400, {LOW: 10, MID: 6, HIGH: 6}
+TUNED_S = {MID: 45, HIGH: 60}  # seconds of each training in tuning
+SECONDS = {LOW: 120, MID: 300, HIGH: 600}  # of each training in the comparison by seconds
+EQUAL = {LOW: (2_500,), MID: (2_500, 600), HIGH: (2_500,)}
+SEEDS = {LOW: 3, MID: 3, HIGH: 2}
+EXACT_SEEDS = {LOW: 3, MID: 2, HIGH: 2}
+ROUNDS = 3  # of step times
+RATES = {"lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "table_lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)}
+OWN = {  # what else may be tuned: the values that a setting may have, in order
+    "temperature": (0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4),
+    "shared": (64, 256, 1024, 4096, 16384),
+    "init_std": (0.005, 0.02, 0.1, 0.3, 1.0),
+    "sampler": ("uniform", "log_uniform", "unigram^0.75", "unigram"),
+    "weight_decay": (0.0, 0.01, 0.1, 0.3),
+    "betas": ((0.9, 0.95), (0.9, 0.99), (0.9, 0.999)),
 }
-PAIRS = {  # learning rates, and those of the tables, of CE, of CE that begins from the unigram, of the one with a prior
-    "ce": ((3e-3, 1e-2), (3e-3, 3e-3)),
-    "log u": ((3e-3, 1e-2), (3e-3, 3e-3), (3e-3, 1e-3), (1e-3, 3e-3)),
-    "prior": ((3e-3, 1e-2), (3e-3, 3e-3), (1e-3, 1e-2), (3e-3, 3e-2)),
+
+
+@dataclass
+class Method:
+    """A row of the tables: what it always has, where its search begins, and what of its own is tuned."""
+
+    fixed: dict[str, Any]
+    own: tuple[str, str]
+    start: dict[str, Any] = field(default_factory=dict)
+
+
+ADAMW = ("weight_decay", "betas")
+SAMPLE = ("temperature", "shared")
+DOT = {"method": "sampled_softmax", "scores": "dot", "temperature": 1.0}
+METHODS = {
+    "CE": Method({"method": "ce"}, ADAMW),
+    "CE from log u": Method({"method": "ce", "log_unigram": True}, ADAMW),
+    "CE at D = 64": Method({"method": "ce_lowrank"}, ("temperature", "init_std"), {"init_std": 0.02}),
+    "CE at D = 64 from log u": Method(
+        {"method": "ce_lowrank", "log_unigram": True}, ("temperature", "init_std"), {"init_std": 0.02}
+    ),
+    "adaptive softmax": Method({"method": "adaptive"}, ADAMW),
+    "sampled softmax, dot": Method(DOT, ("sampler", "shared")),
+    "sampled softmax, dot, from log u": Method({**DOT, "log_unigram": True}, ("sampler", "shared")),
+    "sampled softmax, cosine": Method({"method": "sampled_softmax"}, SAMPLE),
+    "sampled softmax, cosine, from log u": Method({"method": "sampled_softmax", "log_unigram": True}, SAMPLE),
+    "SEMANTIC tuned": Method({"method": "semantic"}, ("init_std", "temperature"), {"init_std": 0.02}),
+    "SEMANTIC with prior": Method({"method": "semantic_prior"}, SAMPLE),
+    "SEMANTIC with prior at D = 256": Method({"method": "semantic_prior", "semantic_dim": 256}, SAMPLE),
 }
-WIDE = [  # of the one with a prior, at V = 200,000: what its scores can say of tokens that are hardly ever read
-    *({"temperature": τ} for τ in (0.1, 0.2, 0.3)),
-    *({"temperature": τ, "semantic_dim": 256, "shared": 4096} for τ in (0.1, 0.2)),
-]
-
-
-def tune_large(vocab: int) -> list[Spec]:
-    """Learning rates of CE, with and without the unigram to begin from, and of the method with a prior, at larger V."""
-    ce, steps, sampled_steps = LARGE[vocab]
-    heads = {
-        "prior": {"method": "semantic_prior", "temperature": 0.1, "steps": sampled_steps},
-        "log u": {"method": ce, "log_unigram": True, "steps": steps},
-        "ce": {"method": ce, "steps": steps},
-    }
-    common = {"vocab": vocab, "optimizer": "rows", "evaluate": True, "eval_every": 1000, "eval_examples": 64}
-    rates = [Spec(**common, lr=lr, table_lr=table_lr, **settings)
-             for name, settings in heads.items() for lr, table_lr in PAIRS[name]]  # fmt: skip
-    wide = {**common, "method": "semantic_prior", "steps": 1500, "lr": 3e-3, "table_lr": 1e-2}
-    return [Spec(**wide, **changes) for changes in WIDE if vocab > 50_000] + rates
-
-
-CHOSEN = [  # each method's settings of the least NLL on the validation half
-    ("ce", {"lr": 3e-3, "table_lr": 1e-2}),
-    ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.1}),
-    ("semantic", {}),  # as published
-    ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.1, "semantic_dim": 256, "shared": 4096}),
-    ("adaptive", {"lr": 3e-3, "table_lr": 3e-2}),
-    ("ce_lowrank", {"lr": 3e-3, "table_lr": 1e-2, "init_std": 0.02}),
-    ("semantic", {"lr": 3e-3, "init_std": 0.02, "temperature": 0.1, "negatives": 128}),
-    ("sampled_softmax", {"lr": 3e-3, "shared": 4096}),
-    ("ce", {"lr": 3e-3, "table_lr": 1e-2, "log_unigram": True}),
-]
-WIDEST = [  # at V = 200,000, where CE and the one with a prior were tuned anew
-    ("ce_chunked", {"lr": 3e-3, "table_lr": 3e-3, "log_unigram": True}),
-    ("ce_lowrank", {"lr": 3e-3, "table_lr": 1e-2, "init_std": 0.02}),
-    ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.2}),
-    ("semantic_prior", {"lr": 3e-3, "table_lr": 1e-2, "temperature": 0.1, "semantic_dim": 256, "shared": 4096}),
-    *(CHOSEN[i] for i in (2, 6, 4, 7)),
-]
-SIZES = {
-    8_192: {"steps": 1250, "eval_every": 125, "threads": 1},
-    50_000: {"steps": 600, "eval_every": 100},
-    200_000: {"examples": 37_000, "epochs": 12, "budget_s": 600, "eval_every_s": 100, "eval_examples": 128},
+EXACT = tuple(name for name in METHODS if name.startswith("CE"))  # softmaxes over all V tokens
+PUBLISHED = {  # the paper's settings; how the rows are drawn it does not say
+    "SEMANTIC as published": {"method": "semantic"},
+    "SEMANTIC as published, std 0.02": {"method": "semantic", "init_std": 0.02},
 }
-EXACT = ("ce_chunked", "ce_lowrank")  # at 200,000 these have the machine to themselves
+SPARSE = "SEMANTIC with prior, SparseAdam"  # as the one with a prior, and what exactness is worth
+PRIOR, TUNED = "SEMANTIC with prior", "SEMANTIC tuned"
+LABELS = (*METHODS, *PUBLISHED, SPARSE)
+Run = Callable[[list[Spec], str], list[dict]]  # Specs and the name of their folder, to the runs' files
 
 
-def final(vocab: int, seeds: int = 1) -> list[Spec]:
-    """The chosen settings, each method once for each seed."""
-    common = {"vocab": vocab, "optimizer": "rows", "evaluate": True, **SIZES[vocab]}
-    chosen = WIDEST if vocab == 200_000 else CHOSEN
-    return [
-        Spec(method=method, seed=seed, **common, **settings) for seed in range(seeds) for method, settings in chosen
-    ]
+def scheduled(steps: int) -> dict[str, Any]:
+    """Every method's schedule: a twentieth of the steps to warm up, then a cosine to a tenth."""
+    return {"steps": steps, "schedule": "cosine", "warmup": max(1, steps // 20)}
 
 
-def cost(rounds: int = 5) -> list[Spec]:
-    """Steps of the published method, dense and on rows, and of the one with a prior, interleaved as in `make bench`.
+def common(vocab: int) -> dict[str, Any]:
+    return {"vocab": vocab, "optimizer": "rows", "threads": 1, "evaluate": True, "eval_examples": 256}
 
-    At V = 8,192 of all chosen ones: their final trainings ran two at a time.
+
+def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], list[float]]) -> dict[str, Any]:
+    """The best settings that a search along one axis of `start` after another finds in so many trials.
+
+    On each axis it tries the value before and the value after that of the best settings so far, and goes on in a
+    direction for as long as that is better: a best value on the edge of what was tried is followed by the next. With
+    trials left and no neighbour untried, it tries the neighbours' neighbours. `score` gives the validation NLL of each
+    of some settings.
     """
-    few = [("semantic", "dense", {}), ("semantic", "rows", {}), *((m, "rows", s) for m, s in (CHOSEN[1], CHOSEN[3]))]
-    heads = {8_192: [(m, "rows", s) for m, s in CHOSEN], **dict.fromkeys(PAPER.vocabs, few)}
-    return [Spec(method=method, optimizer=optimizer, vocab=vocab, steps=30, seed=seed, **settings)
-            for seed in range(rounds) for vocab in heads for method, optimizer, settings in heads[vocab]]  # fmt: skip
+    best, tried, ladders = start, [start], RATES | OWN
+    nlls, distance = score([start]), 1
+    while len(tried) < trials and distance < 9:
+        before = len(tried)
+        for axis in start:
+            moved = True
+            while moved:
+                at, ladder = ladders[axis].index(best[axis]), ladders[axis]
+                near = [{**best, axis: ladder[i]} for i in (at - distance, at + distance) if 0 <= i < len(ladder)]
+                new = [settings for settings in near if settings not in tried][: trials - len(tried)]
+                tried, nlls = tried + new, nlls + score(new)
+                moved, best = best != (now := tried[nlls.index(min(nlls))]), now
+        distance += len(tried) == before
+    return best
 
 
-def stage1(folder: Path) -> None:
-    """SEMANTIC as published and with its prior, one epoch at V = 8,192, with their models; and their token spaces."""
-    common = {"vocab": 8_192, "optimizer": "rows", "steps": 1250}
-    specs = [Spec(method=method, **common, **settings) for method, settings in (CHOSEN[2], CHOSEN[1])]
-    models = {spec.method: saved(spec, folder / "stage1") for spec in specs}
-    corpus = text.load(progress=False)
-    words = [corpus.vocabulary(8_192).decode([i]) for i in range(8_192)]
-    counts = np.bincount(text.examples(corpus.ids(8_192)[0], 64)[:20_000].flatten(), minlength=8_192)
-    rows = {m: F.normalize(model.head.table.weight, dim=1).mul(127).round().to(torch.int8).numpy()
-            for m, model in models.items()}  # fmt: skip
-    np.savez_compressed(folder / "space.npz", words=np.array(words), counts=counts, **rows)
+def tune(vocab: int, label: str, run: Run) -> dict:
+    """The settings that the method's search finds at this V, from the best of the V below."""
+    method = METHODS[label]
+    if vocab == LOW:
+        steps, axes = TUNED_STEPS, (*RATES, *method.own)
+        start = {"lr": 3e-3, "table_lr": 1e-2, **method.start}
+    else:  # S and D stay, which settle what a step costs
+        steps, start = steps_in(TUNED_S[vocab], vocab, label, run), below(vocab, label, run)
+        axes = ("table_lr", *{"temperature"}.intersection(method.own), "lr")
+    known = vars(Spec(vocab=vocab, **method.fixed | start))
+    kept = {name: value for name, value in start.items() if name not in axes}
+
+    def score(settings: list[dict]) -> list[float]:
+        specs = [Spec(**common(vocab) | scheduled(steps) | method.fixed | kept | s) for s in settings]
+        runs = run(specs, f"{vocab}/tune")
+        return [found["validation"][-1]["nll"] if found["status"] == "ok" else math.inf for found in runs]
+
+    return kept | search({axis: known[axis] for axis in axes}, TRIALS[vocab], score)
 
 
-def saved(spec: Spec, folder: Path, also: Path | None = None) -> LanguageModel:
-    """The trained model of the Spec, from the folder if it is there; its run is kept in `also` too."""
-    run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
-    if not (folder / f"{run_id}.json").is_file():
-        train(spec, checkpoint=folder).save(folder)
-    if also:
-        shutil.copy(folder / f"{run_id}.json", also)
-    return load(folder, run_id).model
+def below(vocab: int, label: str, run: Run) -> dict:
+    """What the method's search found at the next smaller V; at the smallest, there itself."""
+    return tune(VOCABS[max(0, VOCABS.index(vocab) - 1)], label, run)
+
+
+def without_rates(settings: dict) -> dict:
+    return {name: value for name, value in settings.items() if name not in RATES}
+
+
+def chosen(vocab: int, label: str, run: Run, of: Callable = tune) -> dict[str, Any]:
+    """All that sets a row apart from the others of its V, its schedule aside."""
+    if label in PUBLISHED:
+        return PUBLISHED[label]
+    if label == SPARSE:
+        return chosen(vocab, PRIOR, run, of) | {"optimizer": "sparse"}
+    return METHODS[label].fixed | of(vocab, label, run)
+
+
+def cost(vocab: int, run: Run) -> dict[str, list[float]]:
+    """Of each row the milliseconds of a step, one number a round."""
+    steps = {label: 10 if vocab == HIGH and label in EXACT else 30 for label in LABELS}
+    specs = {
+        (label, seed): Spec(vocab=vocab, steps=steps[label], seed=seed,
+                            **{"optimizer": "rows"} | without_rates(chosen(vocab, label, run, below)))
+        for seed in range(ROUNDS) for label in LABELS
+    }  # fmt: skip
+    found = dict(zip(specs, run(list(specs.values()), f"{vocab}/cost"), strict=True))
+    return {label: [found[label, seed]["step_ms"] for seed in range(ROUNDS)] for label in LABELS}
+
+
+def steps_in(seconds: float, vocab: int, label: str, run: Run) -> int:
+    """The steps that fit into so many seconds, at the median of the measured step times."""
+    return max(2, int(1e3 * seconds / median(cost(vocab, run)[label])))
+
+
+def row(vocab: int, label: str, run: Run, steps: int, seed: int, **changes: Any) -> Spec:
+    """The row's training of so many steps; the published ones at the paper's constant rate."""
+    schedule = {"steps": steps} if label in PUBLISHED else scheduled(steps)
+    looks = {"eval_every": max(1, steps // 5), "seed": seed}
+    return Spec(**common(vocab) | looks | schedule | chosen(vocab, label, run) | changes)
+
+
+def seeds(vocab: int, label: str) -> range:
+    return range((EXACT_SEEDS if label in EXACT else SEEDS)[vocab])
+
+
+def equal(vocab: int, run: Run) -> list[Spec]:
+    """Every row after equal steps; at V = 200,000, where a step of an exact softmax takes seconds, one of those."""
+    rows = [label for label in LABELS if vocab != HIGH or label not in EXACT or label == "CE from log u"]
+    return [row(vocab, label, run, steps, seed)
+            for steps in EQUAL[vocab] for label in rows for seed in seeds(vocab, label) if vocab != HIGH or not seed]  # fmt: skip
+
+
+def seconds(vocab: int, run: Run) -> list[Spec]:
+    """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any."""
+    available, specs = len(text.load(progress=False).examples(vocab, PAPER.seq_len, 1)), []
+    for label in LABELS:
+        steps = steps_in(SECONDS[vocab], vocab, label, run)
+        examples = min(available, steps * PAPER.batch)
+        text_of = {"examples": examples, "epochs": -(-steps // (examples // PAPER.batch))}
+        specs += [row(vocab, label, run, steps, seed, **text_of) for seed in seeds(vocab, label)]
+    return specs
+
+
+def changed(vocab: int, run: Run) -> list[Spec]:
+    """From the best settings, one other at a time, in as many steps as tuning had; and a rate that stays constant."""
+    values = {
+        TUNED: {"negatives": (8, 128), "semantic_dim": (32, 256), "temperature": (0.05, 0.07, 0.1, 0.14),
+                "init_std": (0.02, 0.1, 0.3, 1.0)},
+        PRIOR: {"shared": (64, 256, 1024, 4096), "semantic_dim": (32, 256), "temperature": (0.05, 0.07, 0.1, 0.14),
+                "init_std": (0.02, 0.1, 0.3, 1.0), "sampler": ("log_uniform", "unigram^0.75", "in_batch")},
+    }  # fmt: skip
+    specs = [row(vocab, label, run, TUNED_STEPS, 0, eval_every=None, **{name: value})
+             for label, of in values.items() for name, some in of.items() for value in some]  # fmt: skip
+    specs.append(row(vocab, PRIOR, run, TUNED_STEPS, 0, eval_every=None, shared=0, negatives=PAPER.negatives))
+    constant = {"schedule": "constant", "warmup": 0}
+    specs += [row(vocab, label, run, EQUAL[vocab][0], 0, **constant) for label in ("CE", TUNED, PRIOR)]
+    return list(dict.fromkeys(specs))
+
+
+def live(out: Path) -> Run:
+    """Trains what is not there yet."""
+
+    def run(specs: list[Spec], name: str, executor: Executor | None = None) -> list[dict]:
+        return sweep(specs, out / name, executor=executor, progress=executor is not None).to_dict("records")
+
+    return run
+
+
+def stored(out: Path) -> Run:
+    """Only reads; KeyError for a run that is not there."""
+    fingerprint = text.load(progress=False).fingerprint
+
+    def run(specs: list[Spec], name: str) -> list[dict]:
+        return [json.loads((out / name / f"{spec.run_id(fingerprint)}.json").read_text()) for spec in specs]
+
+    return run
+
+
+def main() -> None:
+    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in ("tune", "cost", "equal", "seconds", "changed")
+             if part != "changed" or vocab == LOW]  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=parts, metavar="V/part", help=f"of {', '.join(parts)}")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
+    asked = parser.parse_args()
+    run = live(asked.out)
+    for part in asked.parts:
+        vocab, kind = int(part.partition("/")[0]), part.partition("/")[2]
+        with ThreadPoolExecutor(2) as two:  # at a time, a core each; but for step times
+            if kind == "tune":
+                for _ in tqdm(two.map(partial(tune, vocab, run=run), METHODS), part, total=len(METHODS)):
+                    pass
+            elif kind == "cost":
+                cost(vocab, run)
+            else:
+                run({"equal": equal, "seconds": seconds, "changed": changed}[kind](vocab, run), part, two)
 
 
 if __name__ == "__main__":
-    folder, wanted = (
-        ROOT / "runs" / "study",
-        sys.argv[1:] or ["tune", "tune50000", "tune200000", "8192", "stage1", "50000", "200000", "cost"],
-    )
-    if "tune" in wanted:  # two at a time, on a core each
-        sweep(tune(), folder / "tune", executor=ThreadPoolExecutor(2))
-    for vocab in LARGE:
-        if f"tune{vocab}" in wanted:
-            sweep(tune_large(vocab), folder / f"tune{vocab}")
-    if "8192" in wanted:
-        sweep(final(8_192, seeds=3), folder, executor=ThreadPoolExecutor(2))
-    if "stage1" in wanted:
-        stage1(folder)
-    if "50000" in wanted:  # alone, on two
-        sweep(final(50_000), folder)
-    if "200000" in wanted:
-        specs = final(200_000)
-        sweep([spec for spec in specs if spec.method in EXACT], folder)
-        sweep([replace(spec, threads=1) for spec in specs if spec.method not in EXACT], folder,
-              executor=ThreadPoolExecutor(2))  # fmt: skip
-    if "cost" in wanted:
-        sweep(cost(), folder / "cost")
+    main()

@@ -17,6 +17,7 @@ from scta_lite.paper import PAPER
 from scta_lite.text.corpus import MAX_CHARACTERS
 
 SCHEDULES = ("constant", "linear", "cosine")
+EXACT = ("ce", "ce_chunked", "ce_lowrank")  # methods that score all V tokens at every position
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
 # Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
@@ -109,8 +110,13 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
     ("learn_temperature", lambda s: s.learn_temperature and s.token_head, "False, {0.token_head} has no τ"),
     (
         "log_unigram",
-        lambda s: s.log_unigram and s.method not in ("ce", "ce_chunked"),
-        "False with method={0.method!r}",
+        lambda s: s.log_unigram and (s.token_head or s.method not in (*EXACT, "sampled_softmax")),
+        "False with method={0.method!r}, token_head={0.token_head!r}",
+    ),
+    (
+        "scores",
+        lambda s: s.scores == "dot" and (s.token_head or s.method not in ("ce_lowrank", *SAMPLED)),
+        "cosine with method={0.method!r}, token_head={0.token_head!r}",
     ),
     ("sampled_head", lambda s: s.sampled_head and not s.token_head, "a token_head with it"),
     ("freeze", lambda s: s.freeze and not s.token_head, "a token_head with it"),
@@ -176,7 +182,10 @@ class Spec:
     semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
     temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
-    log_unigram: bool = _one_of((True, False), "add the training text's log unigram to the logits of ce", False)
+    scores: str = _one_of(
+        ("cosine", "dot"), "products with the semantic rows, of unit vectors or not", "cosine"
+    )
+    log_unigram: bool = _one_of((True, False), "add the training text's log unigram to the scores", False)
     learn_temperature: bool = _one_of((True, False), "τ is a parameter, and `temperature` where it begins", False)
     # The paper's second stage, alignment; the fields above are then those of the first:
     stage1: str | None = _text(
