@@ -1,6 +1,7 @@
-"""Full-vocabulary metrics: the same ruler for every method, whatever loss it was trained with; and its two controls.
+"""Full-vocabulary metrics: the same ruler for every method, whatever loss it was trained with; and two controls.
 
-Perplexities compare models of one vocabulary. Across vocabularies the unit of text differs: compare bits per byte.
+The n-gram controls are in `ngram`, and what a difference is worth in `spread`. Perplexities compare models of one
+vocabulary. Across vocabularies the unit of text differs: compare bits per byte.
 """
 
 import math
@@ -21,10 +22,11 @@ _SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times
 
 @dataclass
 class HeldOut:
-    """The held-out text of a run, in two halves, one to choose by and one to report; a document may lie across."""
+    """The held-out text of a run, in two halves, one to choose by and one to report, that share no document."""
 
     validation: Tensor  # (n, T) ids
     test: Tensor  # (n, T)
+    documents: Tensor  # (n, T), which of the held-out documents an id of `test` is of
     counts: Tensor  # (V,), of the ids in training
     lengths: Tensor | None  # (2, V), characters and bytes of each token
 
@@ -32,13 +34,22 @@ class HeldOut:
     def split(text: Examples, most: int) -> "HeldOut | None":
         """Of the held-out examples the first half and the second: of each at most so many, evenly spread.
 
-        None if there is not an example for each.
+        An example with the end of the first half's last document and the beginning of the next is in neither. Where one
+        document is all of a half, it may lie across. None if there is not an example for each half.
         """
-        if len(text.heldout) < 2:
+        n = len(text.heldout)
+        if n < 2:
             return None
-        halves = np.array_split(text.heldout, 2)
-        spread = (half[:: max(1, -(-len(half) // most))] for half in halves)
-        return HeldOut(*(torch.from_numpy(half.astype(np.int64)) for half in spread), text.counts, text.lengths)
+        documents = text.documents
+        last = documents[(n - 1) // 2, 0]
+        parts = documents[:, -1] <= last, documents[:, 0] > last
+        if not (parts[0].any() and parts[1].any()):
+            first = np.arange(n) < (n + 1) // 2
+            parts = first, ~first
+        rows = [np.flatnonzero(part) for part in parts]
+        validation, test = (part[:: max(1, -(-len(part) // most))] for part in rows)
+        ids = [text.heldout[validation], text.heldout[test], documents[test]]
+        return HeldOut(*(torch.from_numpy(x.astype(np.int64)) for x in ids), text.counts, text.lengths)
 
     def to(self, device: torch.device) -> "HeldOut":
         return HeldOut(*(None if x is None else x.to(device) for x in vars(self).values()))
@@ -48,28 +59,29 @@ class HeldOut:
         return metrics(model, self.validation, lengths=self.lengths)
 
     def report(self, model: nn.Module) -> dict:
-        """On the other half: the metrics, the same with the scale that the first half chose, and the controls."""
+        """On the other half: the metrics, the same with the scale that the first half chose, and the controls.
+
+        And, by document, the sums over its positions that the metrics are made of.
+        """
         scale = best_scale(model, self.validation)
+        (nll, calibrated), ranks = _judged(model, self.test, (1.0, scale))
+        text = said(self.test, self.lengths)
         return {
-            "full_vocab": metrics(model, self.test, lengths=self.lengths),
-            "calibrated": {"scale": scale, **metrics(model, self.test, lengths=self.lengths, scale=scale)},
+            "full_vocab": summary(nll, ranks, text),
+            "calibrated": {"scale": scale, **summary(calibrated, ranks, text)},
             "controls": controls(self.counts, self.test, lengths=self.lengths),
+            "by_document": self._by_document(nll, calibrated, ranks, text),
         }
 
-
-class Control(nn.Module):
-    """A model that gives every position the same scores (V,), in float64."""
-
-    def __init__(self, scores: Tensor):
-        super().__init__()
-        self.vocab, self.same, self.head = len(scores), scores, self
-
-    def positions(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        target = ids[:, 1:].flatten()
-        return target.new_zeros(len(target), 1), target
-
-    def scores(self, hidden: Tensor) -> Tensor:
-        return self.same.expand(len(hidden), -1)
+    def _by_document(self, nll: Tensor, calibrated: Tensor, ranks: Tensor, text: Tensor | None) -> dict[str, list]:
+        """Sums over each document's positions, as `spread` reads them."""
+        summed = {"positions": torch.ones_like(ranks), "nats": nll, "calibrated_nats": calibrated}
+        summed |= {f"hit@{k}": ranks <= k for k in HITS}
+        summed |= {} if text is None else {"bytes": text[1]}
+        documents, place = self.documents[:, 1:].flatten().unique(return_inverse=True)
+        none = torch.zeros(len(documents), dtype=torch.float64, device=place.device)
+        sums = {name: none.index_add(0, place, x.double()) for name, x in summed.items()}
+        return {"document": documents.tolist(), **{name: [round(s, 4) for s in x.tolist()] for name, x in sums.items()}}
 
 
 @torch.no_grad()
@@ -84,26 +96,49 @@ def metrics(model: nn.Module, ids: Tensor, *, lengths: Tensor | None = None, sca
     checks.positive("scale", scale)
     if lengths is not None:
         checks.shape("lengths", lengths, "2 V", (*checks.INTEGERS, torch.int32), V=model.vocab)
-    nll, ranks, text = [], [], torch.zeros(2, dtype=torch.int64)
-    for scores, y in _scored(model, ids):
-        scores = scores.float() if scale == 1 else scores.float() * scale  # (chunk, V)
-        wanted = scores.gather(1, y[:, None])  # (chunk, 1)
-        nll.append(scores.logsumexp(1) - wanted[:, 0])
-        ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
-        text += 0 if lengths is None else lengths[:, y].sum(1).cpu()
-    nll, rank = torch.cat(nll).double(), torch.cat(ranks).double()
-    found = {"nll": nll.mean().item(), "perplexity": math.exp(nll.mean()) if nll.mean() < 700 else math.inf}
-    hits = {f"hit@{k}": (rank <= k).double().mean().item() for k in HITS}
-    nats, (characters, size) = nll.sum().item(), text.tolist()
-    found["nats_per_character"] = nats / characters if characters else None
-    found["bits_per_byte"] = nats / math.log(2) / size if size else None
-    return {**found, "mrr": (1 / rank).mean().item(), **hits, "positions": len(rank)}
+    (nll,), ranks = _judged(model, ids, (scale,))
+    return summary(nll, ranks, said(ids, lengths))
 
 
 def controls(counts: Tensor, ids: Tensor, *, lengths: Tensor | None = None) -> dict:
     """The metrics of knowing no context: of the unigram of the training counts (V,), and of knowing nothing at all."""
-    known = {"unigram": log_unigram(counts), "constant": torch.zeros(len(counts), device=counts.device)}
-    return {name: metrics(Control(scores), ids, lengths=lengths) for name, scores in known.items()}
+    y, text, found = ids[:, 1:].flatten(), said(ids, lengths), {}
+    for name, scores in (("unigram", log_unigram(counts)), ("constant", torch.zeros_like(counts).double())):
+        log_p = scores.log_softmax(0)  # (V,), the same at every position
+        ranks = len(log_p) - torch.searchsorted(log_p.sort().values, log_p[y])  # those that score at least as high
+        found[name] = summary(-log_p[y], ranks, text)
+    return found
+
+
+def _judged(model: nn.Module, ids: Tensor, scales: tuple[float, ...]) -> tuple[list[Tensor], Tensor]:
+    """Of every position the NLL (N,) under each scale of the scores, and the target's rank (N,)."""
+    nlls, ranks = [[] for _ in scales], []
+    for scores, y in _scored(model, ids):
+        scores = scores.float()  # (chunk, V)
+        wanted = scores.gather(1, y[:, None])  # (chunk, 1)
+        for scale, nll in zip(scales, nlls, strict=True):
+            scaled = scores if scale == 1 else scores * scale
+            nll.append(scaled.logsumexp(1) - wanted[:, 0] * scale)
+        ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
+    return [torch.cat(nll).double() for nll in nlls], torch.cat(ranks)
+
+
+def said(ids: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Characters and bytes of each target (2, N)."""
+    return None if lengths is None else lengths[:, ids[:, 1:].flatten()]
+
+
+def summary(nll: Tensor, ranks: Tensor, text: Tensor | None) -> dict:
+    """The metrics of positions, of their NLL (N,), the targets' ranks (N,), and what the targets say (2, N)."""
+    characters, size = (0, 0) if text is None else text.sum(1).tolist()
+    mean, nats, rank = nll.mean().item(), nll.sum().item(), ranks.double()
+    return {
+        "nll": mean, "perplexity": math.exp(mean) if mean < 700 else math.inf,
+        "nats_per_character": nats / characters if characters else None,
+        "bits_per_byte": nats / math.log(2) / size if size else None,
+        "mrr": (1 / rank).mean().item(), **{f"hit@{k}": (rank <= k).double().mean().item() for k in HITS},
+        "positions": len(rank),
+    }  # fmt: skip
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Slow, obvious twins of the package's functions: loops and Python numbers, no vectorised step shared with them."""
 
 import math
+from collections import Counter
 
 import torch
 from torch import nn
@@ -36,6 +37,28 @@ def semantic_loss(query, positive, negatives, temperature=0.07, log_q=None, hits
             bottom += math.exp(cosine(q, n) / temperature - correction)
         total += -math.log(math.exp(score) / bottom)
     return total / len(query)
+
+
+def kneser_ney(examples, vocab, order):
+    """p(context, w) of an interpolated Kneser-Ney model, the context a tuple of tokens."""
+    tables = {order: Counter(tuple(e[i : i + order]) for e in examples for i in range(len(e) - order + 1))}
+    for n in range(order - 1, 0, -1):
+        tables[n] = Counter(gram[1:] for gram in tables[n + 1])  # distinct ones: how many tokens stand before
+    deltas = {}
+    for n, table in tables.items():
+        once, twice = (list(table.values()).count(k) for k in (1, 2))
+        deltas[n] = once / (once + 2 * twice) if once and twice else 0.5
+
+    def p(context, w):
+        n = len(context) + 1
+        shorter = p(context[1:], w) if context else 1 / vocab
+        following = {gram[-1]: count for gram, count in tables[n].items() if gram[:-1] == context}
+        if not following:
+            return shorter
+        total = sum(following.values())
+        return max(following.get(w, 0) - deltas[n], 0) / total + deltas[n] * len(following) / total * shorter
+
+    return p
 
 
 def greedy(words: list[int | str], entries: dict[tuple[int, ...], int], spell) -> list[int]:
@@ -81,3 +104,18 @@ def twins(rows, dim, dtype=torch.float64, **settings):
     dense.weight.data.copy_(table.weight)
     settings = {"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.1} | settings
     return (table, RowAdamW([table], **settings)), (dense, torch.optim.AdamW(dense.parameters(), **settings))
+
+
+class SameScores(nn.Module):
+    """A model that gives every position the same scores (V,)."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.vocab, self.same, self.head = len(scores), scores, self
+
+    def positions(self, ids):
+        target = ids[:, 1:].flatten()
+        return target.new_zeros(len(target), 1), target
+
+    def scores(self, hidden):
+        return self.same.expand(len(hidden), -1)

@@ -116,6 +116,16 @@ def test_a_paragraph_is_new_if_little_of_it_stands_in_an_earlier_document():
         (0, 0), (0, 1), (0, 2), (1, 2)}  # a short one, all of it in a run # fmt: skip
 
 
+def test_each_held_out_token_is_of_its_document(load):
+    corpus = load([f"{paragraph(i, 9 + i % 40)} ¿é{i}" for i in range(200)])
+    found = corpus.examples(330, 16, 1)
+    vocabulary = corpus.vocabulary(330)
+    assert found.documents.shape == found.heldout.shape
+    said = [vocabulary.decode(found.heldout[found.documents == i]) for i in range(6)]
+    assert all(part.count("¿") == 1 and part.endswith("\n\n") for part in said[:-1])  # the last is cut at T
+    assert len(set(said)) == 6
+
+
 def test_a_text_of_ones_own_is_trained_on_as_it_is(load):
     system = paragraph(0)
     documents = [

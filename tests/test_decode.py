@@ -101,6 +101,7 @@ def test_an_empty_prompt(tiny):
 
 
 HEADS = [*({"method": method} for method in ("ce", "ce_lowrank")), {"method": "ce", "log_unigram": True},
+         {"method": "ce_lowrank", "log_unigram": True}, {"method": "sampled_softmax", "scores": "dot", "shared": 5},
          *({"method": method, "shared": 5} for method in SAMPLED)]  # fmt: skip
 
 

@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import reference
 import torch
 from conftest import CHAT
 
-from scta_lite import evaluate, text
+from scta_lite import evaluate, spread, text
 from scta_lite.model import LanguageModel
 
 
@@ -66,7 +67,9 @@ def test_bits_per_byte_of_a_constant_is_the_texts_tokens_per_byte():
     corpus = text.load(str(CHAT), progress=False)
     vocabulary = corpus.vocabulary(300)
     ids = torch.from_numpy(vocabulary.encode("user: ¿Qué hora es?")).long()[None]
-    found = evaluate.metrics(evaluate.Control(torch.zeros(300)), ids, lengths=torch.from_numpy(vocabulary.lengths()))
+    found = evaluate.metrics(
+        reference.SameScores(torch.zeros(300)), ids, lengths=torch.from_numpy(vocabulary.lengths())
+    )
     said = vocabulary.decode(ids[0, 1:].tolist())
     assert len(said.encode()) > len(said)
     assert found["bits_per_byte"] == pytest.approx(math.log2(300) * (ids.shape[1] - 1) / len(said.encode()))
@@ -89,10 +92,10 @@ def test_controls():
 def test_the_best_scale_undoes_a_wrong_temperature(wrong):
     truth = torch.tensor([0.0, 1, 2, 3])
     ids = torch.multinomial(truth.softmax(0), 50_000, True, generator=torch.Generator().manual_seed(0)).view(1000, 50)
-    scale = evaluate.best_scale(evaluate.Control(truth * wrong), ids, positions=50_000)
+    scale = evaluate.best_scale(reference.SameScores(truth * wrong), ids, positions=50_000)
     assert scale * wrong == pytest.approx(1, rel=0.02)
-    calibrated = evaluate.metrics(evaluate.Control(truth * wrong), ids, scale=scale)
-    assert calibrated["nll"] == pytest.approx(evaluate.metrics(evaluate.Control(truth), ids)["nll"], abs=1e-3)
+    calibrated = evaluate.metrics(reference.SameScores(truth * wrong), ids, scale=scale)
+    assert calibrated["nll"] == pytest.approx(evaluate.metrics(reference.SameScores(truth), ids)["nll"], abs=1e-3)
 
 
 @pytest.mark.parametrize(("vocab", "score"), [(50_000, 6.5), (8192, 5.5)])
@@ -102,16 +105,65 @@ def test_the_best_scale_is_found_where_newtons_steps_go_round(vocab, score):
     scores[1] = score
     ids = torch.tensor([[0, 1, 2, 3, 4], [0, 5, 6, 1, 7]])
     expected = math.log((vocab - 1) / 3) / score
-    assert evaluate.best_scale(evaluate.Control(scores), ids) == pytest.approx(expected, rel=1e-3)
+    assert evaluate.best_scale(reference.SameScores(scores), ids) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_best_scale_of_constant_scores_is_one():
-    assert evaluate.best_scale(evaluate.Control(torch.zeros(4)), torch.zeros(2, 5, dtype=torch.long)) == 1
+    assert evaluate.best_scale(reference.SameScores(torch.zeros(4)), torch.zeros(2, 5, dtype=torch.long)) == 1
 
 
-def test_the_halves_of_the_held_out_text_share_nothing():
+def examples(ids, documents, counts, lengths=None):
+    return text.Examples("x", None, ids.shape[1], counts, ids.numpy(), lengths, documents.numpy())
+
+
+def test_the_halves_of_the_held_out_text_share_no_document():
+    ids, counts = torch.arange(80).view(8, 10), torch.ones(80)
+    documents = torch.tensor([0] * 25 + [1] * 22 + [2] * 33).view(8, 10)
+    held = evaluate.HeldOut.split(examples(ids, documents, counts), 3)
+    assert torch.equal(held.validation, ids[[0, 2]])  # of 0 to 3 every second; 4 has documents 1 and 2
+    assert torch.equal(held.test, ids[5:])
+    assert torch.equal(held.documents, documents[5:])
+
+
+def test_a_document_larger_than_a_half_lies_in_both():
     ids, counts = torch.arange(70).view(7, 10), torch.ones(70)
-    held = evaluate.HeldOut.split(text.Examples("x", None, 10, counts, ids.numpy(), None), 3)
-    assert evaluate.HeldOut.split(text.Examples("x", None, 10, counts, ids[:1].numpy(), None), 3) is None
+    held = evaluate.HeldOut.split(examples(ids, torch.zeros_like(ids), counts), 3)
     assert torch.equal(held.validation, ids[0:4:2])  # of 4 every second, so that there are at most 3
     assert torch.equal(held.test, ids[4:])
+    assert evaluate.HeldOut.split(examples(ids[:1], torch.zeros_like(ids[:1]), counts), 3) is None
+
+
+def test_what_is_reported_by_document_adds_up(tiny):
+    torch.manual_seed(0)
+    model = LanguageModel(tiny("ce")).double()
+    ids, documents = torch.randint(300, (9, 6)), torch.arange(54).view(9, 6) // 8
+    lengths = torch.randint(1, 9, (2, 300))
+    held = evaluate.HeldOut.split(examples(ids, documents, torch.ones(300), lengths), 100)
+    found = held.report(model)
+    by, whole = found["by_document"], found["full_vocab"]
+    assert by["document"] == sorted(set(held.documents[:, 1:].flatten().tolist()))
+    assert sum(by["positions"]) == whole["positions"] == held.test[:, 1:].numel()
+    nll = evaluate.metrics(model, held.test[:1], lengths=lengths)["nll"]
+    first = held.documents[0, 1:]
+    assert first.unique().tolist() == [by["document"][0], by["document"][1]]
+    assert nll == pytest.approx(evaluate.metrics(model, held.test[:1])["nll"])
+    for metric in spread.RATIOS:
+        above, below = spread.sums([by], metric)
+        expected = found["calibrated"]["nll"] if metric.startswith("calibrated") else whole[metric]
+        assert above.sum() / below.sum() == pytest.approx(expected, rel=1e-4), metric
+    one = held.documents[:, 1:].flatten() == by["document"][-1]
+    with torch.no_grad():
+        hidden, target = model.positions(held.test)
+        losses = torch.nn.functional.cross_entropy(model.head.scores(hidden), target, reduction="none")
+    assert by["nats"][-1] == pytest.approx(losses[one].sum().item(), rel=1e-4)
+    assert by["bytes"][-1] == lengths[1][target[one]].sum()
+
+
+def test_controls_are_scores_that_are_the_same_everywhere():
+    counts, ids = torch.from_numpy(np.random.default_rng(0).integers(0, 4, 50)), torch.randint(50, (4, 9))
+    lengths = torch.randint(1, 5, (2, 50))
+    found = evaluate.controls(counts, ids, lengths=lengths)
+    same = {"unigram": evaluate.log_unigram(counts), "constant": torch.zeros(50)}
+    for name, scores in same.items():
+        expected = evaluate.metrics(reference.SameScores(scores), ids, lengths=lengths)
+        assert found[name] == pytest.approx(expected, rel=1e-6)

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scta_lite.heads import LowRankCEHead
 from scta_lite.losses import cosines, log_q, log_unigram, uniform
 from scta_lite.model import LanguageModel
 from scta_lite.runs.spec import SAMPLED, SAMPLERS
@@ -117,6 +116,21 @@ def test_low_rank_ce_is_the_softmax_of_the_semantic_scores(tiny):
     assert exact.head.loss(hidden, target).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("log_u", [False, True])
+@pytest.mark.parametrize("scores", ["cosine", "dot"])
+def test_low_rank_scores_by_their_formula(tiny, scores, log_u):
+    torch.manual_seed(0)
+    counts = torch.arange(300)
+    head = LanguageModel(tiny("ce_lowrank", scores=scores, log_unigram=log_u, temperature=0.5), counts).double().head
+    hidden, target = torch.randn(9, 8).double(), torch.arange(9)
+    z, rows = head.project(hidden), head.table.weight
+    if scores == "cosine":
+        z, rows = z / z.norm(dim=1, keepdim=True), rows / rows.norm(dim=1, keepdim=True)
+    expected = z @ rows.T / 0.5 + (log_unigram(counts).float().double() if log_u else 0)
+    torch.testing.assert_close(head.scores(hidden), expected)
+    assert head.loss(hidden, target).item() == pytest.approx(F.cross_entropy(expected, target).item(), rel=1e-9)
+
+
 def test_adaptive_softmax_ranks_by_frequency(tiny):
     counts = torch.randint(1000, (300,), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -158,17 +172,24 @@ def sampling_head(tiny, **settings):
     return LanguageModel(tiny(vocab=7, **settings), COUNTS).double().head
 
 
+SCORED = [*((method, "cosine", False) for method in SAMPLED), *((method, "dot", False) for method in SAMPLED),
+          *(("sampled_softmax", scores, True) for scores in ("cosine", "dot"))]  # fmt: skip
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("shared", [0, 4])
-@pytest.mark.parametrize("method", SAMPLED)
-def test_a_sampled_loss_is_made_of_its_scores(tiny, method, shared, sampler):
+@pytest.mark.parametrize(("method", "scores", "log_u"), SCORED)
+def test_a_sampled_loss_is_made_of_its_scores(tiny, method, scores, log_u, shared, sampler):
     """Of the full scores the columns drawn, with what each of the three losses does to them."""
-    head = sampling_head(tiny, method=method, sampler=sampler, shared=shared, negatives=5)
+    settings = {"scores": scores, "log_unigram": log_u}
+    head = sampling_head(tiny, method=method, sampler=sampler, shared=shared, negatives=5, **settings)
     hidden, target = torch.randn(9, 8).double(), torch.arange(9) % 7
     loss = head.loss(hidden, target, torch.Generator().manual_seed(1))
     drawn, left_out = head.draw(target, torch.Generator().manual_seed(1))
     drawn = drawn.expand(9, -1)
-    scores = LowRankCEHead.scores(head, hidden)
+    scores = head.scores(hidden)
+    if method == "semantic_prior":  # whose prior is added only where all tokens are scored
+        scores = scores - head.draw.log_q
     rivals = scores.gather(1, drawn)
     hits = drawn == target[:, None]
     if method == "sampled_softmax":

@@ -166,6 +166,7 @@ def test_what_a_method_takes_where_nothing_is_said():
     ({"method": "semantic", "learn_temperature": True, "stage1": "x", "token_head": "plain"}, "plain has no τ"),
     ({"method": "ce", "optimizer": "sparse", "clip": 1.0}, r"^clip=1.0: expected None with optimizer='sparse'"),
     ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
+    ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
 ])  # fmt: skip
 def test_settings_that_a_method_does_not_have(settings, message):
     with pytest.raises(ValueError, match=message):

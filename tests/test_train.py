@@ -138,9 +138,9 @@ def test_what_a_look_finds(tiny):
 
 
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])
-@pytest.mark.parametrize("method", ["ce", "semantic_prior"])
+@pytest.mark.parametrize("method", ["ce", "ce_lowrank", "adaptive", "semantic_prior"])
 def test_tables_can_have_a_learning_rate_of_their_own(tiny, method, optimizer):
-    spec = tiny(method, optimizer=optimizer, weight_decay=0.0)
+    spec = tiny(method, optimizer=optimizer, weight_decay=0.0, hidden=16)
     start, still = train(replace(spec, steps=2)).model, train(replace(spec, table_lr=1e-12)).model
     torch.manual_seed(spec.seed)
     fresh = LanguageModel(spec)
@@ -148,7 +148,10 @@ def test_tables_can_have_a_learning_rate_of_their_own(tiny, method, optimizer):
             for name, value in still.state_dict().items() if not name.startswith("head.draw.")}  # fmt: skip
     moved = {name for name, close in same.items() if not close}
     assert moved
-    assert not moved & {"embed.weight", "head.weight", "head.table.weight"}
+    rows = {"embed.weight", "head.weight", "head.table.weight", "head.softmax.head.weight"}
+    assert not moved & rows
+    assert not any(name.startswith("head.softmax.tail") and name.endswith("1.weight") for name in moved)
+    assert method != "adaptive" or "head.softmax.tail.0.0.weight" in moved  # a projection has no row for each token
     assert not torch.allclose(start.embed.weight, fresh.embed.weight, atol=1e-6)
 
 

@@ -50,6 +50,7 @@ class Result:
     validation: list[dict] = field(default_factory=list)  # step, seconds of training, and metrics on the other half
     calibrated: dict | None = None  # the metrics of the test half with scores times `scale`, which validation chose
     controls: dict | None = None  # of the test half: the unigram's metrics and those of constant scores
+    by_document: dict | None = None  # sums over the test half's positions of each document, as `spread` reads them
     learnt_temperature: float | None = None
     machine: str | None = None
     host: dict = field(default_factory=dict)  # threads, memory, versions, git commit

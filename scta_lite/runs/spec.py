@@ -182,9 +182,7 @@ class Spec:
     semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
     temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
-    scores: str = _one_of(
-        ("cosine", "dot"), "products with the semantic rows, of unit vectors or not", "cosine"
-    )
+    scores: str = _one_of(("cosine", "dot"), "products with the semantic rows, of unit vectors or not", "cosine")
     log_unigram: bool = _one_of((True, False), "add the training text's log unigram to the scores", False)
     learn_temperature: bool = _one_of((True, False), "τ is a parameter, and `temperature` where it begins", False)
     # The paper's second stage, alignment; the fields above are then those of the first:

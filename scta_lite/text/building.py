@@ -26,7 +26,8 @@ from scta_lite.text.vocabulary import learn, number
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
 TEMPLATES = 0.1  # of the held-out words that have to be left when repeated paragraphs are taken out
-FORMAT = "3"  # of the cache and of fingerprints: another number, and every corpus is built anew and is another
+FORMAT = "3"  # of fingerprints: another number, and every corpus is another, and its runs are not compared with earlier
+CACHE = "4"  # of what lies in the cache: another number, and every corpus is built anew
 # Folders of the standard library and the packages that are not read: tests, tables, other packages.
 _SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "pydoc_data",
             "site-packages", "dist-packages", "__pycache__"}  # fmt: skip
@@ -88,7 +89,8 @@ def build(folder: Path, found: Iterable[str], left_out: Counter, corpus: str, ma
         "left_out": {reason: count for reason, count in left_out.items() if count},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"train_words": new_id[train], "heldout_words": new_id[heldout], "phrases": entries.phrases}
+    arrays = {"train_words": new_id[train], "heldout_words": new_id[heldout], "phrases": entries.phrases,
+              "heldout_bytes": _bytes(spelled, heldout, document[len(train) :] - cut, held_out)}  # fmt: skip
     for name, array in arrays.items():
         save(folder / f"{name}.npy", [array])
     for name, value in {"words": entries.words, "rare": rare, "about": about}.items():  # about last: where it stands,
@@ -107,6 +109,13 @@ def _kept(words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int, c
         kept = fresh(words, document, held_out_first, ends)
     kept[kept] = fresh(words[kept], document[kept], heldout[kept].astype(np.int32), ends)
     return kept if kept[heldout].mean() >= TEMPLATES else kept | heldout
+
+
+def _bytes(spelled: list[str], words: np.ndarray, document: np.ndarray, documents: int) -> np.ndarray:
+    """Bytes of each document, (documents,), of the words (m,) that are left of them."""
+    distinct, place = np.unique(words, return_inverse=True)
+    sizes = np.array([len(spelled[word].encode()) for word in distinct.tolist()], dtype=np.int64)
+    return np.bincount(document, weights=sizes[place], minlength=documents).astype(np.int64)
 
 
 def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> tuple[dict[bytes, str], bool]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from scta_lite import checks
 from scta_lite.losses import log_uniform
-from scta_lite.text.building import FORMAT, HELD_OUT, build, installed, origin
+from scta_lite.text.building import CACHE, HELD_OUT, build, installed, origin
 from scta_lite.text.examples import BLOCK, Examples, Stored, examples, save
 from scta_lite.text.reading import documents
 from scta_lite.text.repeats import RUN
@@ -79,8 +79,14 @@ class Corpus:
         for block in train.blocks(min(whole, used * seq_len)):
             counts += torch.from_numpy(block.astype(np.int64)).bincount(minlength=vocab)
         lengths = torch.from_numpy(self.vocabulary(vocab).lengths()) if self.has_text else None
+        held = examples(heldout.array(), seq_len)
+        documents = np.repeat(np.arange(len(held))[:, None], seq_len, axis=1)
+        if self.has_text:  # a token is of the document that has its first byte
+            sizes = lengths[1].numpy()[held]
+            ends = np.load(self.folder / "heldout_bytes.npy").cumsum()
+            documents = np.searchsorted(ends, sizes.cumsum().reshape(held.shape) - sizes, side="right")
         seen = self.about.get("repeated", {}).get("after", {}).get(str(RUN), 0.0)
-        return Examples(self.name, train, seq_len, counts, examples(heldout.array(), seq_len), lengths, seen)
+        return Examples(self.name, train, seq_len, counts, held, lengths, documents, seen)
 
     def _stored(self, vocab: int, needed: int) -> tuple[Stored, Stored]:
         """Training ids and held-out ids below `vocab`, where they lie."""
@@ -155,7 +161,7 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
         return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere"}, home / digest, path)
-    key = repr((FORMAT, max_characters, origin(path)))
+    key = repr((CACHE, max_characters, origin(path)))
     folder = home / hashlib.sha256(key.encode()).hexdigest()[:12]
     if not (folder / "about.json").is_file():
         left_out: Counter = Counter()

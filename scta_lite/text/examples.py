@@ -95,6 +95,7 @@ class Examples:
     counts: Tensor  # (V,), how often each token comes in the examples used
     heldout: np.ndarray  # (n, T)
     lengths: Tensor | None  # (2, V), characters and bytes of each token; None where there is no text
+    documents: np.ndarray  # (n, T), of each held-out id the number of its document; without text, of its example
     seen: float = 0.0  # the share of held-out words in runs of 13 that training has
 
     def __len__(self) -> int:

@@ -1,0 +1,70 @@
+"""How far a number may be trusted: its spread over seeds, and over documents, and whether two differ at all.
+
+Positions of one document are alike, so that a document, not a position, is what was drawn. A run's `by_document` holds
+sums over the positions of each; a metric is a ratio of two such sums. Left out: what another text, or another choice of
+settings, would change.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from scta_lite import checks
+
+RATIOS = {  # of each metric the sum above and the sum below, and what the ratio is divided by
+    "nll": ("nats", "positions", 1.0),
+    "calibrated nll": ("calibrated_nats", "positions", 1.0),
+    "bits_per_byte": ("nats", "bytes", math.log(2)),
+    **{f"hit@{k}": (f"hit@{k}", "positions", 1.0) for k in (1, 5, 10)},
+}
+
+
+def sums(runs: Sequence[dict], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """What is above and below in the metric's ratio, (R, documents) of the `by_document` of R runs of one method.
+
+    ValueError for a metric that is not one, no runs, or runs over other positions.
+    """
+    if metric not in RATIOS:
+        raise ValueError(f"metric={metric!r}: expected one of {', '.join(RATIOS)}")
+    if not len(runs):
+        raise ValueError("runs=[]: expected at least one")
+    above, below, unit = RATIOS[metric]
+    if any(run["positions"] != runs[0]["positions"] for run in runs):
+        raise ValueError("runs over different positions: expected one V and one text")
+    return np.array([run[above] for run in runs]) / unit, np.array([run[below] for run in runs], dtype=float)
+
+
+def standard_error(runs: Sequence[dict], metric: str) -> float:
+    """Of the metric's mean over R runs, over documents as drawn: √(n/(n-1) Σ (x_i - r y_i)²) / Σ y_i, r = Σx / Σy.
+
+    >>> one = {"positions": [10, 10], "nats": [20.0, 30.0]}
+    >>> standard_error([one], "nll")  # 2 and 3 nats a position: half their difference
+    0.5
+    """
+    above, below = (x.mean(0) for x in sums(runs, metric))
+    n, ratio = len(above), above.sum() / below.sum()
+    return math.sqrt(n / (n - 1) * ((above - ratio * below) ** 2).sum()) / below.sum() if n > 1 else math.nan
+
+
+def difference(
+    runs: Sequence[dict], others: Sequence[dict], metric: str, *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The metric of the first runs less that of the others: in all, and between which bounds 95% of the bootstrap lies.
+
+    Both are measured at the same positions, and each draw takes the same documents of both, with replacement; and of
+    each side its runs with replacement, so that the spread over seeds counts too.
+    """
+    checks.integer("draws", draws, 1)
+    sides = [sums(side, metric) for side in (runs, others)]
+    if not np.array_equal(sides[0][1][0], sides[1][1][0]):
+        raise ValueError("others over different positions than runs: expected one V and one text")
+    rng, n = np.random.default_rng(seed), sides[0][0].shape[1]
+    documents = rng.multinomial(n, np.full(n, 1 / n), size=draws)  # (draws, n): how often each document is drawn
+    found, whole = np.zeros(draws), 0.0
+    for sign, (above, below) in zip((1, -1), sides, strict=True):
+        R = len(above)
+        seeds = rng.multinomial(R, np.full(R, 1 / R), size=draws) / R  # (draws, R)
+        found += sign * ((seeds @ above) * documents).sum(1) / (documents @ below[0])
+        whole += sign * above.mean(0).sum() / below[0].sum()
+    return whole, *np.quantile(found, (0.025, 0.975)).tolist()

@@ -1,0 +1,66 @@
+import math
+
+import numpy as np
+import pytest
+
+from scta_lite import spread
+
+
+def a_run(nats, positions):
+    return {"nats": list(nats), "positions": list(positions), "bytes": [2 * n for n in positions]}
+
+
+def test_a_standard_error_by_hand():
+    """Ratio 40/8 = 5; residuals 12 - 10, 28 - 30: √(2 · (4 + 4)) / 8 = 1/2."""
+    assert spread.standard_error([a_run([12, 28], [2, 6])], "nll") == pytest.approx(0.5)
+    assert spread.standard_error([a_run([12, 28], [2, 6])], "bits_per_byte") == pytest.approx(0.25 / math.log(2))
+    assert math.isnan(spread.standard_error([a_run([12], [2])], "nll"))  # one document says nothing of others
+
+
+def test_a_standard_error_is_the_spread_of_the_mean():
+    rng, found, errors = np.random.default_rng(0), [], []
+    for _ in range(400):
+        positions = rng.integers(50, 400, 40)
+        run = a_run(positions * rng.normal(5, 1, 40), positions)
+        above, below = spread.sums([run], "nll")
+        found.append(above.sum() / below.sum())
+        errors.append(spread.standard_error([run], "nll"))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.1)
+
+
+def simulated(rng, gap):
+    """Two methods with three seeds each on 40 documents that differ much, the same for both."""
+    positions, level = rng.integers(50, 400, 40), rng.normal(5, 1, 40)
+    return [
+        [a_run(positions * (level + rng.normal(mean, 0.02) + rng.normal(0, 0.1, 40)), positions) for _ in range(3)]
+        for mean in (gap, 0)
+    ]
+
+
+def test_a_difference_is_paired_by_document():
+    """0.1 is found, though documents spread by 1; with the documents of each side drawn apart it would not be."""
+    ours, others = simulated(np.random.default_rng(0), 0.1)
+    gap, low, high = spread.difference(ours, others, "nll")
+    assert low < gap < high
+    assert 0.0 < low < 0.1 < high < 0.2
+    assert spread.standard_error(others, "nll") > high - low
+
+
+def test_two_equal_methods_seldom_differ():
+    rng, wrong = np.random.default_rng(1), 0
+    for _ in range(100):
+        _, low, high = spread.difference(*simulated(rng, 0.0), "nll", draws=300)
+        wrong += not low <= 0 <= high
+    assert wrong <= 25  # nominally 5; three seeds show less than their spread
+
+
+def test_runs_that_cannot_be_compared():
+    one, other = a_run([1, 2], [1, 2]), a_run([1, 2], [2, 2])
+    with pytest.raises(ValueError, match="metric='mrr': expected one of nll"):
+        spread.standard_error([one], "mrr")
+    with pytest.raises(ValueError, match=r"runs=\[\]: expected at least one"):
+        spread.standard_error([], "nll")
+    with pytest.raises(ValueError, match="runs over different positions"):
+        spread.standard_error([one, other], "nll")
+    with pytest.raises(ValueError, match="others over different positions"):
+        spread.difference([one], [other], "nll")
