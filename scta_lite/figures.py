@@ -31,6 +31,7 @@ METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marke
     ("adaptive", "dense"): ("adaptive softmax", "#CC79A7", "v", ":"),
     ("adaptive", "rows"): ("adaptive softmax, rows", "#CC79A7", "<", "-"),
     ("semantic_prior", "rows"): ("SEMANTIC with prior, rows", "#000000", "*", "-"),
+    ("semantic_prior", "sparse"): ("SEMANTIC with prior, SparseAdam", "#882255", "H", ":"),
     ("sampled_softmax", "rows"): ("sampled softmax, rows", "#B8A600", "h", "-."),
     ("backbone", "dense"): ("backbone alone", "#555555", "X", ":"),
 }
@@ -156,11 +157,16 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
 def variant(run: Any) -> str:
     """The label of a run in a study of quality: the method's, with what sets it apart from others of the method."""
     label = _look(run)["label"].removesuffix(", rows")
+    if run.method == "semantic" and run.lr != PAPER.lr:
+        return f"{label} tuned"
     if run.method == "semantic":
-        return f"{label} as published" if run.lr == PAPER.lr else f"{label} tuned, K = {run.negatives}"
-    if getattr(run, "log_unigram", None) is True:
-        return f"{label} from log u"
-    return label if run.semantic_dim == PAPER.semantic_dim else f"{label} at D = {run.semantic_dim}"
+        return f"{label} as published" + (f", std {run.init_std:g}" if run.init_std != 1 else "")
+    if run.method == "sampled_softmax":
+        label += f", {getattr(run, 'scores', 'cosine')}"
+    if run.semantic_dim != PAPER.semantic_dim:
+        label += f" at D = {run.semantic_dim}"
+    from_log_u = getattr(run, "log_unigram", None) is True
+    return label + (", from log u" if "," in label else " from log u") * from_log_u
 
 
 def _look(run: Any) -> dict[str, str]:

@@ -134,10 +134,13 @@ def test_one_method_alone_draws():
 def quality_runs():
     looks = [{"step": step, "nll": 9.0 - step / 10, "perplexity": 90.0 - step} for step in (10, 20, 40)]
     run = {"vocab": 1000, "optimizer": "rows", "step_ms": 500.0, "negatives": 32, "semantic_dim": 64, "lr": 3e-4,
-           "validation": looks, "controls": {"unigram": {"nll": 8.5, "perplexity": 70.0}}}  # fmt: skip
-    changes = ({"method": "ce"}, {"method": "semantic"}, {"method": "semantic", "lr": 1e-3, "negatives": 9},
-               {"method": "semantic_prior", "semantic_dim": 256},
-               {"method": "ce_chunked", "log_unigram": True})  # fmt: skip
+           "init_std": 1.0, "scores": "cosine", "log_unigram": False, "validation": looks,
+           "controls": {"unigram": {"nll": 8.5, "perplexity": 70.0}}}  # fmt: skip
+    changes = ({"method": "ce"}, {"method": "semantic"}, {"method": "semantic", "lr": 1e-3},
+               {"method": "semantic", "init_std": 0.02}, {"method": "semantic_prior", "semantic_dim": 256},
+               {"method": "semantic_prior", "optimizer": "sparse"}, {"method": "ce_chunked", "log_unigram": True},
+               {"method": "sampled_softmax"},
+               {"method": "sampled_softmax", "scores": "dot", "log_unigram": True})  # fmt: skip
     return pd.DataFrame([{**run, **change} for change in changes])
 
 
@@ -145,8 +148,9 @@ def quality_runs():
 def test_the_qualities_drawn_are_those_of_the_looks(x, at):
     for metric, values in (("nll", [8.0, 7.0, 5.0]), ("perplexity", [80.0, 70.0, 50.0])):
         drawn = lines(figures.quality(quality_runs(), metric, x))
-        names = ["CE", "SEMANTIC as published", "SEMANTIC tuned, K = 9", "SEMANTIC with prior at D = 256"]
-        names += ["CE from log u"]
+        names = ["CE", "SEMANTIC as published", "SEMANTIC tuned", "SEMANTIC as published, std 0.02",
+                 "SEMANTIC with prior at D = 256", "SEMANTIC with prior, SparseAdam", "CE from log u",
+                 "sampled softmax, cosine", "sampled softmax, dot, from log u"]  # fmt: skip
         assert [label for _, label in drawn] == names
         for points in drawn.values():
             assert points == dict(zip(at, values, strict=True))
