@@ -76,7 +76,7 @@ class KneserNey:
             raise ValueError(f"order={order!r}: expected 2 or 3")
         if examples.ndim != 2 or examples.shape[1] < order or not 0 <= examples.min() <= examples.max() < vocab:
             raise ValueError(
-                f"examples of shape {examples.shape}: expected (n, T), T from {order} up, of ids below {vocab}"
+                f"examples of shape {examples.shape}: expected (n, T), T from {order} up, ids below {vocab}"
             )
         self.vocab, ids = vocab, examples.astype(np.int64)
         ngrams = sum(ids[:, i : ids.shape[1] - order + 1 + i] * vocab ** (order - 1 - i) for i in range(order))

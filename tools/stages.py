@@ -1,117 +1,175 @@
-"""The study of the second and third stage that notebook 07 shows: `make stages`. Resumable, a run is one file.
+"""The second and third stages that notebook 07 shows: `make stages`, after `make study`. Resumable, a run is one file.
 
-8192: from a saved first stage, token heads of every kind, both options, exact and sampled, and CE from the start for as
-many steps as both stages have; two at a time, a core each. 50000: the same, alone, and from a longer first stage.
-ce: that of V = 50,000. search: exact and approximate search for the best tokens.
-samples: texts that the models of V = 50,000 write.
+For V = 8,192 and 50,000, each in a folder of its own:
+
+first    first stages, with their models: the method with a prior, and at 8,192 as published; CE for as many steps
+tune     every kind of second stage looks for its learning rates with the same effort, as in `tools/study.py`
+second   each at its best rates, two seeds; a warm-up and a cosine of its own
+samples  texts that the models of V = 50,000 write; search: exact and approximate search for the best tokens
+
+How long both stages are, and what stands beside them, is in `equal` of the study: the method with a prior that simply
+goes on, and CE, for as many steps as both have. `tools/stages.py 8192/tune search` does a part; `--out` and `--study`
+name the folders.
 """
 
+import argparse
 import json
-import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import study
 import torch
-from study import CHOSEN, saved
+from study import LOW, MID, PRIOR, Run, row, saved, scheduled
 from tqdm import tqdm
 
-from scta_lite import Spec, decode, sweep, text
+from scta_lite import PAPER, Spec, decode, load, text
 from scta_lite.files import ROOT, replace_file
 
-FOLDER = ROOT / "runs" / "stages"
-CE, PRIOR, PUBLISHED = CHOSEN[:3]
-ALIGNED = {8_192: 1250, 50_000: 200}  # steps of a second stage
-SIZES = {8_192: {"threads": 1}, 50_000: {"eval_examples": 128}}
-VARIANTS = [  # how the token head begins, whether all else is frozen, its learning rate, whether it is sampled
-    ("normalised", True, 1e-3, False),
-    ("normalised", False, 1e-3, False),
-    ("plain", True, 1e-3, False),
-    ("plain", False, 1e-3, False),
-    ("random", True, 3e-3, False),
-    ("random", False, 3e-3, False),
-    ("normalised", False, 1e-3, True),
-    ("plain", False, 3e-3, False),
-]
-FIRST = {  # V: first stages, the steps of each, and its variants by their places above
-    8_192: ((PRIOR, 1250, range(7)), (PUBLISHED, 1250, (2, 3, 5, 7))),
-    50_000: ((PRIOR, 600, range(7)), (PUBLISHED, 600, (2, 3)), (PRIOR, 1250, (1, 3, 6))),
+PUBLISHED = "SEMANTIC as published"
+STEPS = {(LOW, PRIOR): (1_250, 1_250), (LOW, PUBLISHED): (2_500, 1_250), (MID, PRIOR): (2_000, 500)}  # of both stages
+CES = {LOW: (1_250, 3_750), MID: ()}  # CE's steps beside the published one: the second stage's alone, and both
+TUNED_STEPS, TRIALS, SEEDS = {LOW: 200, MID: 60}, 5, {LOW: 2, MID: 1}
+PROMPTS = ("def __init__(self", "Returns the", "import os")
+SEARCHED = (50_000, 200_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A second stage: how its head begins, whether all else is frozen (option A) or not (B), whether it is sampled."""
+
+    token_head: str
+    freeze: bool
+    sampled_head: bool = False
+
+
+KINDS = [Kind(head, freeze) for head in ("normalised", "plain", "random") for freeze in (True, False)]
+SAMPLED = Kind("normalised", False, True)
+OF = {  # the second stages of each first one
+    (LOW, PRIOR): [*KINDS, SAMPLED],
+    (LOW, PUBLISHED): KINDS[2:],
+    (MID, PRIOR): [KINDS[1], KINDS[2], KINDS[3], SAMPLED],
 }
 
 
-def first(vocab: int, chosen: tuple, steps: int) -> Spec:
-    method, settings = chosen
-    return Spec(method=method, vocab=vocab, optimizer="rows", steps=steps, evaluate=True, eval_every=250,
-                **SIZES[vocab], **settings)  # fmt: skip
+def first(vocab: int, label: str, run: Run, seed: int = 0) -> Spec:
+    """The first stage, at the settings that the study found."""
+    return row(vocab, label, run, STEPS[vocab, label][0], seed)
 
 
-def second(vocab: int, spec: Spec, places: Iterable[int]) -> list[Spec]:
-    """The second stages of a saved first one."""
-    run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
-    steps = ALIGNED[vocab]
-    settings = {"stage1": str(FOLDER / "stage1" / f"{run_id}.safetensors"), "steps": steps, "eval_every": steps // 10}
-    return [replace(spec, **settings, token_head=head, freeze=freeze, lr=lr, sampled_head=sampled, table_lr=None)
-            for head, freeze, lr, sampled in (VARIANTS[i] for i in places)]  # fmt: skip
+def second(of: Spec, kind: Kind, models: Path, steps: int, **changes) -> Spec:
+    """The second stage of that kind, of a first one that is saved in the folder of models."""
+    run_id = of.run_id(text.load(progress=False).fingerprint)
+    changed = {
+        **of.changes(),
+        **scheduled(steps),
+        "eval_every": max(1, steps // 10),
+        "clip": None,
+        **vars(kind),
+        **changes,
+    }
+    return Spec(**{"method": of.method, "vocab": of.vocab, **changed, "stage1": str(models / f"{run_id}.safetensors")})
 
 
-def align(vocab: int) -> None:
-    """The first stages with a prior, and as published, and their second stages."""
+def tune(vocab: int, label: str, kind: Kind, run: Run, chosen: Run, models: Path) -> dict:
+    """The learning rates that a search from small ones finds; a head at random begins at those of a first stage."""
+    of, steps = first(vocab, label, chosen), TUNED_STEPS[vocab]
+    start = {"lr": 3e-3, "table_lr": 1e-2} if kind.token_head == "random" else {"lr": 1e-3, "table_lr": 3e-3}
+
+    def score(settings: list[dict]) -> list[float]:
+        specs = [second(of, kind, models, steps, eval_every=steps, **rates) for rates in settings]
+        return [found["validation"][-1]["nll"] for found in run(specs, f"{vocab}/tune")]
+
+    if kind.freeze:  # the table alone is trained
+        return study.search({"table_lr": start["table_lr"]}, TRIALS, score)
+    return study.search(dict(reversed(start.items())), TRIALS, score)
+
+
+def ends(vocab: int, run: Run, chosen: Run, models: Path) -> list[Spec]:
+    """The second stages, each at its best rates."""
     specs = []
-    for chosen, steps, places in FIRST[vocab]:
-        spec = first(vocab, chosen, steps)
-        saved(spec, FOLDER / "stage1", also=FOLDER)
-        specs += second(vocab, spec, places)
-    specs += [ce(vocab)] * ("threads" in SIZES[vocab])
-    sweep(specs, FOLDER, executor=ThreadPoolExecutor(2) if "threads" in SIZES[vocab] else None)
+    for (of_vocab, label), kinds in OF.items():
+        for kind in kinds if of_vocab == vocab else ():
+            rates, steps = tune(vocab, label, kind, run, chosen, models), STEPS[vocab, label][1]
+            specs += [second(first(vocab, label, chosen, seed), kind, models, steps, **rates)
+                      for seed in range(SEEDS[vocab])]  # fmt: skip
+    return specs
 
 
-def ce(vocab: int) -> Spec:
-    """CE from the start, for as many steps as both stages have."""
-    return replace(first(vocab, CE, FIRST[vocab][0][1] + ALIGNED[vocab]), eval_every=50)
+def firsts(vocab: int, out: Path, chosen: Run, two: Executor) -> None:
+    """The first stages, with their models, and CE beside them."""
+    labels = [label for of_vocab, label in STEPS if of_vocab == vocab]
+    specs = [first(vocab, label, chosen, seed) for label in labels for seed in range(SEEDS[vocab])]
+    specs += [row(vocab, "CE", chosen, steps, seed) for steps in CES[vocab] for seed in range(SEEDS[vocab])]
+    list(two.map(partial(saved, models=out / "models", also=out / f"{vocab}/first"), specs))
 
 
-PROMPTS = ("def __init__(self", "Returns the", "import os")
+def samples(out: Path, run: Run, chosen: Run) -> None:
+    """Texts that the models of V = 8,192 write, of both stages and of CE, and of V = 50,000, of both stages."""
+    found, models = [], out / "models"
+    for vocab in (LOW, MID):
+        begun = first(vocab, PRIOR, chosen)
+        kind = Kind("normalised", False)
+        end = second(begun, kind, models, STEPS[vocab, PRIOR][1], **tune(vocab, PRIOR, kind, run, chosen, models))
+        wanted = {"stage 1": begun, "stage 2": end} | ({"CE": row(LOW, "CE", chosen, 3_750, 0)} if vocab == LOW else {})
+        vocabulary = text.load(progress=False).vocabulary(vocab)
+        for name, spec in wanted.items():
+            file = saved(spec, models)
+            model = load(file.parent, file.stem).model
+            for prompt in PROMPTS:
+                pieces = decode.write(model, vocabulary, prompt, 60, temperature=0.7, top_p=0.9,
+                                      generator=torch.Generator().manual_seed(0))  # fmt: skip
+                found.append({"vocab": vocab, "model": name, "prompt": prompt, "text": "".join(pieces)})
+    replace_file(out / "found" / "samples.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
 
 
-def samples() -> None:
-    """Texts that models of V = 50,000 write: the first stage, the second, and CE, each as saved."""
-    vocabulary, found = text.load(progress=False).vocabulary(50_000), []
-    begun = first(50_000, PRIOR, 1250)
-    models = {"stage 1": begun, "stage 2": second(50_000, begun, (1,))[0], "CE": ce(50_000)}
-    for name, spec in models.items():
-        model = saved(spec, FOLDER / "stage1")
-        for prompt in PROMPTS:
-            pieces = decode.write(model, vocabulary, prompt, 60, temperature=0.7, top_p=0.9,
-                                  generator=torch.Generator().manual_seed(0))  # fmt: skip
-            found.append({"model": name, "prompt": prompt, "text": "".join(pieces)})
-    replace_file(FOLDER / "found" / "samples.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
-
-
-def search(vocabs: tuple[int, ...] = (50_000, 200_000, 1_000_000)) -> None:
+def search(out: Path, chosen: Run) -> None:
     """Recall against microseconds on models of SEMANTIC with prior, over all tokens, and over those trained on."""
     corpus, found = text.load(progress=False), []
-    for vocab in tqdm(vocabs, unit=" vocabularies"):
-        spec = (
-            first(vocab, PRIOR, 1250)
-            if vocab in FIRST
-            else Spec(method=PRIOR[0], vocab=vocab, optimizer="rows", steps=1250, **PRIOR[1])
-        )
-        model = saved(spec, FOLDER / "stage1")
+    for vocab in tqdm(SEARCHED, unit=" vocabularies"):
+        settings = study.chosen(LOW, PRIOR, chosen)
+        spec = Spec(vocab=vocab, optimizer="rows", **scheduled(2_500), **settings)
+        file = saved(spec, out / "models")
+        model = load(file.parent, file.stem).model
         train, held = (torch.from_numpy(text.examples(part, 64).astype("int64")) for part in corpus.ids(vocab))
         with torch.no_grad():
             hidden, _ = model.positions(held[:16])
         queries, vectors = decode.query(model.head, hidden[:300]), decode.search_space(model.head)
-        trained = train[:20_000, 1:].unique()  # an epoch reads all of these
+        trained = train[: PAPER.examples, 1:].unique()  # an epoch reads all of these
         for rows, part in (("all", vectors), ("trained", vectors[trained])):
             for kind, effort in (("HNSW32", (16, 64, 256, 1024)), ("IVF1024,Flat", (1, 4, 16, 64, 256))):
                 results = decode.compare(part, queries, kind, effort)
                 found += [{"vocab": vocab, "rows": rows, "vectors": len(part), **result} for result in results]
-    replace_file(FOLDER / "found" / "search.json", json.dumps(found, indent=1).encode())
+    replace_file(out / "found" / "search.json", json.dumps(found, indent=1).encode())
+
+
+def main() -> None:
+    parts = [*(f"{vocab}/{part}" for vocab in (LOW, MID) for part in ("first", "tune", "second")), "samples", "search"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=parts, help=f"of {', '.join(parts)}")
+    for name, default in (("out", "stages"), ("study", "study")):
+        parser.add_argument(f"--{name}", type=Path, default=ROOT / "runs" / default, help=f"folder (runs/{default})")
+    asked = parser.parse_args()
+    out, run, chosen = asked.out, study.live(asked.out), study.live(asked.study)
+    (out / "found").mkdir(parents=True, exist_ok=True)
+    for part in asked.parts:
+        vocab, kind = part.partition("/")[::2]
+        with ThreadPoolExecutor(2) as two:  # at a time, a core each; but for times
+            if kind == "first":
+                firsts(int(vocab), out, chosen, two)
+            elif kind == "tune":
+                wanted = [(*of, each) for of, kinds in OF.items() if of[0] == int(vocab) for each in kinds]
+                known = {"run": run, "chosen": chosen, "models": out / "models"}
+                for _ in tqdm(two.map(lambda of, known=known: tune(*of, **known), wanted), part, total=len(wanted)):
+                    pass
+            elif kind == "second":
+                run(ends(int(vocab), run, chosen, out / "models"), part, two)
+            elif part == "samples":
+                samples(out, run, chosen)
+            else:
+                search(out, chosen)
 
 
 if __name__ == "__main__":
-    (FOLDER / "found").mkdir(parents=True, exist_ok=True)
-    parts = {"8192": lambda: align(8_192), "50000": lambda: align(50_000), "search": search,
-             "ce": lambda: saved(ce(50_000), FOLDER / "stage1", also=FOLDER), "samples": samples}  # fmt: skip
-    for name in sys.argv[1:] or parts:
-        parts[name]()
+    main()

@@ -5,6 +5,7 @@ For V = 8,192, 50,000 and 200,000, each in a folder of its own:
 cost     step times of every method, in rounds of fresh processes, alone on the machine
 tune     every method looks for its settings from the same start with the same effort: at 8,192 ten trainings of 400
          steps; at the larger V six trainings of the same seconds. `search` says how
+models   four models of V = 8,192 that are kept, and space.npz, their tokens' vectors; their runs are in `equal`
 equal    every method at its own best settings, after equal steps: the paper's 2,500 (at 50,000 also 600; at 200,000 CE
          from log u stands for the four exact softmaxes)
 seconds  the same after equal seconds: as many steps as its measured step allows
@@ -17,6 +18,9 @@ the validation half of the held-out text. `tools/study.py 8192/tune 8192/equal` 
 import argparse
 import json
 import math
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,10 +29,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from scta_lite import PAPER, Spec, sweep, text
+from scta_lite import PAPER, Spec, load, sweep, text
 from scta_lite.files import ROOT
+from scta_lite.runs.settings import arguments
 
 LOW, MID, HIGH = VOCABS = (8_192, 50_000, 200_000)
 TUNED_STEPS, TRIALS = 400, {LOW: 10, MID: 6, HIGH: 6}
@@ -84,6 +92,7 @@ PUBLISHED = {  # the paper's settings; how the rows are drawn it does not say
 }
 SPARSE = "SEMANTIC with prior, SparseAdam"  # as the one with a prior, and what exactness is worth
 PRIOR, TUNED = "SEMANTIC with prior", "SEMANTIC tuned"
+SPACES = ("SEMANTIC as published", PRIOR, "CE", "CE at D = 64")  # whose vectors are kept
 LABELS = (*METHODS, *PUBLISHED, SPARSE)
 Run = Callable[[list[Spec], str], list[dict]]  # Specs and the name of their folder, to the runs' files
 
@@ -193,8 +202,36 @@ def equal(vocab: int, run: Run) -> list[Spec]:
     """Every row after equal steps; at V = 200,000, where a step of an exact softmax takes seconds, one of those."""
     rows = [label for label in LABELS if vocab != HIGH or label not in EXACT or label == "CE from log u"]
     least = 1 if vocab == HIGH else None
-    return [row(vocab, label, run, steps, seed)
-            for steps in EQUAL[vocab] for label in rows for seed in seeds(vocab, label)[:least]]  # fmt: skip
+    return [row(vocab, label, run, steps, seed) for steps in EQUAL[vocab] for seed in range(max(SEEDS.values()))
+            for label in rows if seed in seeds(vocab, label)[:least]]  # fmt: skip
+
+
+def saved(spec: Spec, models: Path, also: Path | None = None) -> Path:
+    """The file of the Spec's trained model, in the folder of models; its run is kept in `also` too."""
+    run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
+    if not (models / f"{run_id}.json").is_file():
+        command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", models]
+        subprocess.run(command, check=True, capture_output=True)
+    if also:
+        also.mkdir(parents=True, exist_ok=True)
+        shutil.copy(models / f"{run_id}.json", also)
+    return models / f"{run_id}.safetensors"
+
+
+def models(out: Path, run: Run, two: Executor) -> None:
+    """The models whose spaces notebook 06 looks into, and the unit vectors of their tokens, as 8-bit numbers."""
+    steps = EQUAL[LOW][0]
+    specs = {label: row(LOW, label, run, steps, 0) for label in SPACES}
+    keep = partial(saved, models=out / "models", also=out / f"{LOW}/equal")
+    files = dict(zip(specs, two.map(keep, specs.values()), strict=True))
+    vectors = {}
+    for label, file in files.items():
+        head = load(file.parent, file.stem).model.head
+        vectors[label] = F.normalize(head.vectors(), dim=1).mul(127).round().to(torch.int8).numpy(force=True)
+    corpus = text.load(progress=False)
+    entries, counts = corpus.vocabulary(LOW), corpus.examples(LOW, PAPER.seq_len, PAPER.examples).counts.numpy()
+    words = np.array([entries.decode([i]) for i in range(LOW)])
+    np.savez_compressed(out / "space.npz", words=words, counts=counts, **vectors)
 
 
 def seconds(vocab: int, run: Run) -> list[Spec]:
@@ -224,6 +261,10 @@ def changed(vocab: int, run: Run) -> list[Spec]:
     return list(dict.fromkeys(specs))
 
 
+PARTS = {"tune": tune, "cost": cost, "models": models, "equal": equal, "changed": changed, "seconds": seconds}
+ONLY_LOW = ("models", "changed")
+
+
 def live(out: Path) -> Run:
     """Trains what is not there yet."""
 
@@ -244,8 +285,7 @@ def stored(out: Path) -> Run:
 
 
 def main() -> None:
-    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in ("tune", "cost", "equal", "seconds", "changed")
-             if part != "changed" or vocab == LOW]  # fmt: skip
+    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in PARTS if vocab == LOW or part not in ONLY_LOW]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, metavar="V/part", help=f"of {', '.join(parts)}")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
@@ -259,8 +299,10 @@ def main() -> None:
                     pass
             elif kind == "cost":
                 cost(vocab, run)
+            elif kind == "models":
+                models(asked.out, run, two)
             else:
-                run({"equal": equal, "seconds": seconds, "changed": changed}[kind](vocab, run), part, two)
+                run(PARTS[kind](vocab, run), part, two)
 
 
 if __name__ == "__main__":
