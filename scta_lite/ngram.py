@@ -75,9 +75,8 @@ class KneserNey:
         if order not in (2, 3):
             raise ValueError(f"order={order!r}: expected 2 or 3")
         if examples.ndim != 2 or examples.shape[1] < order or not 0 <= examples.min() <= examples.max() < vocab:
-            raise ValueError(
-                f"examples of shape {examples.shape}: expected (n, T), T from {order} up, ids below {vocab}"
-            )
+            found = f"examples of shape {examples.shape}"
+            raise ValueError(f"{found}: expected (n, T), T from {order} up, ids below {vocab}")
         self.vocab, ids = vocab, examples.astype(np.int64)
         ngrams = sum(ids[:, i : ids.shape[1] - order + 1 + i] * vocab ** (order - 1 - i) for i in range(order))
         ngrams, counts = np.unique(ngrams, return_counts=True)
@@ -91,7 +90,7 @@ class KneserNey:
         self.rising, self.orders = np.sort(self.p), orders[::-1]  # the shorter context first
 
     def metrics(self, ids: Tensor, *, lengths: Tensor | None = None) -> dict:
-        """What `evaluate.metrics` gives of a trained model, of predicting each id from the two before it; ids (n, T)."""
+        """What `evaluate.metrics` gives of a model: of predicting each id from the two before it; ids (n, T)."""
         before = F.pad(ids[:, :-1], (1, 0), value=-1)[:, :-1]  # of the first token none
         positions = torch.stack([ids[:, :-1], before, ids[:, 1:]]).flatten(1).numpy()  # (3, N)
         parts = [positions[:, i : i + POSITIONS] for i in range(0, positions.shape[1], POSITIONS)]

@@ -16,7 +16,6 @@ the validation half of the held-out text. `tools/study.py 8192/tune 8192/equal` 
 """
 
 import argparse
-import json
 import math
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -130,6 +129,7 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
     return best
 
 
+@cache
 def tune(vocab: int, label: str, run: Run) -> dict:
     """The settings that the method's search finds at this V, from the best of the V below."""
     method = METHODS[label]
@@ -170,21 +170,22 @@ def chosen(vocab: int, label: str, run: Run, of: Callable = tune) -> dict[str, A
     return METHODS[label].fixed | of(vocab, label, run)
 
 
-def cost(vocab: int, run: Run) -> dict[str, list[float]]:
-    """Of each row the milliseconds of a step, one number a round."""
+@cache
+def cost(vocab: int, run: Run) -> dict[str, list[dict]]:
+    """Of each row the runs that measure its step, one a round."""
     steps = {label: 10 if vocab == HIGH and label in EXACT else 30 for label in LABELS}
     specs = {
         (label, seed): Spec(vocab=vocab, steps=steps[label], seed=seed,
                             **{"optimizer": "rows"} | without_rates(chosen(vocab, label, run, below)))
         for seed in range(ROUNDS) for label in LABELS
     }  # fmt: skip
-    found = dict(zip(specs, run(list(specs.values()), f"{vocab}/cost"), strict=True))
-    return {label: [found[label, seed]["step_ms"] for seed in range(ROUNDS)] for label in LABELS}
+    found = dict(zip(specs.values(), run(list(specs.values()), f"{vocab}/cost"), strict=True))
+    return {label: [found[specs[label, seed]] for seed in range(ROUNDS)] for label in LABELS}
 
 
 def steps_in(seconds: float, vocab: int, label: str, run: Run) -> int:
     """The steps that fit into so many seconds, at the median of the measured step times."""
-    return max(2, int(1e3 * seconds / median(cost(vocab, run)[label])))
+    return max(2, int(1e3 * seconds / median(found["step_ms"] for found in cost(vocab, run)[label])))
 
 
 def row(vocab: int, label: str, run: Run, steps: int, seed: int, **changes: Any) -> Spec:
@@ -236,7 +237,7 @@ def models(out: Path, run: Run, two: Executor) -> None:
 
 def seconds(vocab: int, run: Run) -> list[Spec]:
     """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any."""
-    available, specs = len(text.load(progress=False).examples(vocab, PAPER.seq_len, 1)), []
+    available, specs = cost(vocab, run)["CE"][0]["examples_available"], []
     for label in LABELS:
         steps = steps_in(SECONDS[vocab], vocab, label, run)
         examples = min(available, steps * PAPER.batch)
@@ -270,16 +271,6 @@ def live(out: Path) -> Run:
 
     def run(specs: list[Spec], name: str, executor: Executor | None = None) -> list[dict]:
         return sweep(specs, out / name, executor=executor, progress=executor is not None).to_dict("records")
-
-    return run
-
-
-def stored(out: Path) -> Run:
-    """Only reads; KeyError for a run that is not there."""
-    fingerprint = text.load(progress=False).fingerprint
-
-    def run(specs: list[Spec], name: str) -> list[dict]:
-        return [json.loads((out / name / f"{spec.run_id(fingerprint)}.json").read_text()) for spec in specs]
 
     return run
 
