@@ -70,14 +70,14 @@ class HeldOut:
             "full_vocab": summary(nll, ranks, text),
             "calibrated": {"scale": scale, **summary(calibrated, ranks, text)},
             "controls": controls(self.counts, self.test, lengths=self.lengths),
-            "by_document": self._by_document(nll, calibrated, ranks, text),
+            "by_document": self.by_document(ranks, nats=nll, calibrated_nats=calibrated),
         }
 
-    def _by_document(self, nll: Tensor, calibrated: Tensor, ranks: Tensor, text: Tensor | None) -> dict[str, list]:
-        """Sums over each document's positions, as `spread` reads them."""
-        summed = {"positions": torch.ones_like(ranks), "nats": nll, "calibrated_nats": calibrated}
-        summed |= {f"hit@{k}": ranks <= k for k in HITS}
-        summed |= {} if text is None else {"bytes": text[1]}
+    def by_document(self, ranks: Tensor, **nats: Tensor) -> dict[str, list]:
+        """Sums over the positions of each document of the test half, as `spread` reads them; each (N,)."""
+        summed = {"positions": torch.ones_like(ranks), **nats, **{f"hit@{k}": ranks <= k for k in HITS}}
+        if self.lengths is not None:
+            summed["bytes"] = said(self.test, self.lengths)[1]
         documents, place = self.documents[:, 1:].flatten().unique(return_inverse=True)
         none = torch.zeros(len(documents), dtype=torch.float64, device=place.device)
         sums = {name: none.index_add(0, place, x.double()) for name, x in summed.items()}

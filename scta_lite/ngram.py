@@ -91,11 +91,15 @@ class KneserNey:
 
     def metrics(self, ids: Tensor, *, lengths: Tensor | None = None) -> dict:
         """What `evaluate.metrics` gives of a model: of predicting each id from the two before it; ids (n, T)."""
+        return evaluate.summary(*self.judge(ids), evaluate.said(ids, lengths))
+
+    def judge(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each position the NLL in nats (N,) and the target's rank (N,); ids (n, T), N = n (T - 1)."""
         before = F.pad(ids[:, :-1], (1, 0), value=-1)[:, :-1]  # of the first token none
         positions = torch.stack([ids[:, :-1], before, ids[:, 1:]]).flatten(1).numpy()  # (3, N)
         parts = [positions[:, i : i + POSITIONS] for i in range(0, positions.shape[1], POSITIONS)]
-        nll, ranks = (torch.from_numpy(np.concatenate(found)) for found in zip(*map(self._judged, parts), strict=True))
-        return evaluate.summary(nll, ranks, evaluate.said(ids, lengths))
+        nll, ranks = (np.concatenate(found) for found in zip(*map(self._judged, parts), strict=True))
+        return torch.from_numpy(nll), torch.from_numpy(ranks)
 
     def _judged(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """NLL (N,) and the target's rank (N,); positions (3, N): the token before, the one before that, the target.

@@ -41,7 +41,7 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
         pytest.skip(f"no run of V = {vocab:,} is stored")
     for label in study.METHODS if "tune" in parts else ():
         study.tune(vocab, label, stored)
-    for part in parts - {"tune", "cost"}:
+    for part in parts & {"equal", "changed", "seconds"}:
         stored(study.PARTS[part](vocab, stored), f"{vocab}/{part}")
     if "cost" in parts:
         study.cost(vocab, stored)
@@ -112,7 +112,8 @@ def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
     assert set(stored.runs) == stored.asked
 
 
-def test_a_second_stage_has_its_own_rates_and_schedule(tmp_path):
+def test_a_second_stage_has_its_own_rates_and_schedule(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint="x"))
     of = stages.first(study.LOW, study.PRIOR, made_up)
     frozen, whole = (stages.second(of, kind, tmp_path, 200, lr=1e-3) for kind in (stages.KINDS[0], stages.SAMPLED))
     assert (frozen.token_head, frozen.freeze, frozen.steps, frozen.warmup, frozen.lr) == (

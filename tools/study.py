@@ -2,6 +2,7 @@
 
 For V = 8,192, 50,000 and 200,000, each in a folder of its own:
 
+controls a bigram and a trigram of the same text, with the seconds to count it
 cost     step times of every method, in rounds of fresh processes, alone on the machine
 tune     every method looks for its settings from the same start with the same effort: at 8,192 ten trainings of 400
          steps; at the larger V six trainings of the same seconds. `search` says how
@@ -16,6 +17,7 @@ the validation half of the held-out text. `tools/study.py 8192/tune 8192/equal` 
 """
 
 import argparse
+import json
 import math
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -33,8 +36,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from scta_lite import PAPER, Spec, load, sweep, text
-from scta_lite.files import ROOT
+from scta_lite import PAPER, Spec, evaluate, load, sweep, text
+from scta_lite.evaluate import HeldOut
+from scta_lite.files import ROOT, replace_file
+from scta_lite.ngram import KneserNey
 from scta_lite.runs.settings import arguments
 
 LOW, MID, HIGH = VOCABS = (8_192, 50_000, 200_000)
@@ -235,6 +240,24 @@ def models(out: Path, run: Run, two: Executor) -> None:
     np.savez_compressed(out / "space.npz", words=words, counts=counts, **vectors)
 
 
+def controls(vocab: int, out: Path, run: Run) -> None:
+    """n-gram models of the examples that the slowest training sees in equal steps and in equal seconds, and of all."""
+    trained = [spec.examples for spec in (*equal(vocab, run), *seconds(vocab, run))]
+    text_of = text.load(progress=False).examples(vocab, PAPER.seq_len, PAPER.examples)
+    held, found = HeldOut.split(text_of, common(vocab)["eval_examples"]), []
+    for n in sorted({min(trained), PAPER.examples, len(text_of)}):
+        train = text_of.ids.array()[: n * PAPER.seq_len].reshape(n, PAPER.seq_len)
+        for order in (2, 3):
+            began = perf_counter()
+            model = KneserNey(train, vocab, order)
+            took = perf_counter() - began
+            nll, ranks = model.judge(held.test)
+            metrics = evaluate.summary(nll, ranks, evaluate.said(held.test, held.lengths))
+            found.append({"order": order, "examples": n, "seconds": took, "full_vocab": metrics,
+                          "by_document": held.by_document(ranks, nats=nll)})  # fmt: skip
+    replace_file(out / f"{vocab}/controls.json", json.dumps(found, indent=1).encode())
+
+
 def seconds(vocab: int, run: Run) -> list[Spec]:
     """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any."""
     available, specs = cost(vocab, run)["CE"][0]["examples_available"], []
@@ -262,7 +285,8 @@ def changed(vocab: int, run: Run) -> list[Spec]:
     return list(dict.fromkeys(specs))
 
 
-PARTS = {"tune": tune, "cost": cost, "models": models, "equal": equal, "changed": changed, "seconds": seconds}
+PARTS = {"tune": tune, "cost": cost, "models": models, "equal": equal, "changed": changed, "seconds": seconds,
+         "controls": controls}  # fmt: skip
 ONLY_LOW = ("models", "changed")
 
 
@@ -292,6 +316,8 @@ def main() -> None:
                 cost(vocab, run)
             elif kind == "models":
                 models(asked.out, run, two)
+            elif kind == "controls":
+                controls(vocab, asked.out, run)
             else:
                 run(PARTS[kind](vocab, run), part, two)
 
