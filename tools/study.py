@@ -24,7 +24,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -50,44 +49,30 @@ EQUAL = {LOW: (2_500,), MID: (2_500, 600), HIGH: (2_500,)}
 SEEDS = {LOW: 3, MID: 3, HIGH: 2}
 EXACT_SEEDS = {LOW: 3, MID: 2, HIGH: 2}
 ROUNDS = 3  # of step times
-RATES = {"lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "table_lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)}
-OWN = {  # what else may be tuned: the values that a setting may have, in order
-    "temperature": (0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4),
-    "shared": (64, 256, 1024, 4096, 16384),
-    "init_std": (0.005, 0.02, 0.1, 0.3, 1.0),
-    "sampler": ("uniform", "log_uniform", "unigram^0.75", "unigram"),
-    "weight_decay": (0.0, 0.01, 0.1, 0.3),
-    "betas": ((0.9, 0.95), (0.9, 0.99), (0.9, 0.999)),
+LADDERS = {  # the values that a setting may have in a search, in order
+    "lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "table_lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    "weight_decay": (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "temperature": (0.035, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0),
+    "betas": ((0.9, 0.95), (0.9, 0.98), (0.9, 0.99), (0.9, 0.999)),
 }
+START = {"lr": 3e-3, "table_lr": 3e-2, "weight_decay": 0.1}  # where every search begins
 
-
-@dataclass
-class Method:
-    """A row of the tables: what it always has, where its search begins, and what of its own is tuned."""
-
-    fixed: dict[str, Any]
-    own: tuple[str, str]
-    start: dict[str, Any] = field(default_factory=dict)
-
-
-ADAMW = ("weight_decay", "betas")
-SAMPLE = ("temperature", "shared")
-DOT = {"method": "sampled_softmax", "scores": "dot", "temperature": 1.0}
-METHODS = {
-    "CE": Method({"method": "ce"}, ADAMW),
-    "CE from log u": Method({"method": "ce", "log_unigram": True}, ADAMW),
-    "CE at D = 64": Method({"method": "ce_lowrank"}, ("temperature", "init_std"), {"init_std": 0.02}),
-    "CE at D = 64 from log u": Method(
-        {"method": "ce_lowrank", "log_unigram": True}, ("temperature", "init_std"), {"init_std": 0.02}
-    ),
-    "adaptive softmax": Method({"method": "adaptive"}, ADAMW),
-    "sampled softmax, dot": Method(DOT, ("sampler", "shared")),
-    "sampled softmax, dot, from log u": Method({**DOT, "log_unigram": True}, ("sampler", "shared")),
-    "sampled softmax, cosine": Method({"method": "sampled_softmax"}, SAMPLE),
-    "sampled softmax, cosine, from log u": Method({"method": "sampled_softmax", "log_unigram": True}, SAMPLE),
-    "SEMANTIC tuned": Method({"method": "semantic"}, ("init_std", "temperature"), {"init_std": 0.02}),
-    "SEMANTIC with prior": Method({"method": "semantic_prior"}, SAMPLE),
-    "SEMANTIC with prior at D = 256": Method({"method": "semantic_prior", "semantic_dim": 256}, SAMPLE),
+COSINES, DOTS = {"method": "sampled_softmax"}, {"method": "sampled_softmax", "scores": "dot"}
+LOWRANK = {"method": "ce_lowrank", "init_std": 0.02}
+METHODS = {  # a row of the tables: what it always has, and where the setting of its own begins that is tuned
+    "CE": ({"method": "ce"}, {"betas": (0.9, 0.999)}),
+    "CE from log u": ({"method": "ce", "log_unigram": True}, {"betas": (0.9, 0.999)}),
+    "CE at D = 64": (LOWRANK, {"temperature": 0.07}),
+    "CE at D = 64 from log u": ({**LOWRANK, "log_unigram": True}, {"temperature": 0.07}),
+    "adaptive softmax": ({"method": "adaptive"}, {"betas": (0.9, 0.999)}),
+    "sampled softmax, dot": (DOTS, {"temperature": 1.0}),
+    "sampled softmax, dot, from log u": ({**DOTS, "log_unigram": True}, {"temperature": 1.0}),
+    "sampled softmax, cosine": (COSINES, {"temperature": 0.07}),
+    "sampled softmax, cosine, from log u": ({**COSINES, "log_unigram": True}, {"temperature": 0.07}),
+    "SEMANTIC tuned": ({"method": "semantic", "init_std": 0.02}, {"temperature": 0.07}),
+    "SEMANTIC with prior": ({"method": "semantic_prior"}, {"temperature": 0.07}),
+    "SEMANTIC with prior at D = 256": ({"method": "semantic_prior", "semantic_dim": 256}, {"temperature": 0.07}),
 }
 EXACT = tuple(name for name in METHODS if name.startswith("CE"))  # softmaxes over all V tokens
 PUBLISHED = {  # the paper's settings; how the rows are drawn it does not say
@@ -118,14 +103,13 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
     trials left and no neighbour untried, it tries the neighbours' neighbours. `score` gives the validation NLL of each
     of some settings.
     """
-    best, tried, ladders = start, [start], RATES | OWN
-    nlls, distance = score([start]), 1
+    best, tried, nlls, distance = start, [start], score([start]), 1
     while len(tried) < trials and distance < 9:
         before = len(tried)
         for axis in start:
             moved = True
             while moved:
-                at, ladder = ladders[axis].index(best[axis]), ladders[axis]
+                at, ladder = LADDERS[axis].index(best[axis]), LADDERS[axis]
                 near = [{**best, axis: ladder[i]} for i in (at - distance, at + distance) if 0 <= i < len(ladder)]
                 new = [settings for settings in near if settings not in tried][: trials - len(tried)]
                 tried, nlls = tried + new, nlls + score(new)
@@ -136,34 +120,26 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
 
 @cache
 def tune(vocab: int, label: str, run: Run) -> dict:
-    """The settings that the method's search finds at this V, from the best of the V below."""
-    method = METHODS[label]
+    """The settings that the method's search finds at this V; at a larger V from the best of the V below."""
+    fixed, own = METHODS[label]
     if vocab == LOW:
-        steps, axes = TUNED_STEPS, (*RATES, *method.own)
-        start = {"lr": 3e-3, "table_lr": 1e-2, **method.start}
-    else:  # S and D stay, which settle what a step costs
-        steps, start = steps_in(TUNED_S[vocab], vocab, label, run), below(vocab, label, run)
-        axes = ("table_lr", *{"temperature"}.intersection(method.own), "lr")
-    known = vars(Spec(vocab=vocab, **method.fixed | start))
-    kept = {name: value for name, value in start.items() if name not in axes}
+        steps, start, kept = TUNED_STEPS, START | own, {}
+    else:
+        kept, steps = below(vocab, label, run), steps_in(TUNED_S[vocab], vocab, label, run)
+        axes = ("table_lr", "temperature", "lr") if "temperature" in own else ("table_lr", "lr")
+        start = {axis: kept[axis] for axis in axes}
+    always = common(vocab) | scheduled(steps) | {"eval_every": steps} | fixed | kept
 
     def score(settings: list[dict]) -> list[float]:
-        specs = [
-            Spec(**common(vocab) | scheduled(steps) | {"eval_every": steps} | method.fixed | kept | s) for s in settings
-        ]
-        runs = run(specs, f"{vocab}/tune")
+        runs = run([Spec(**always | changes) for changes in settings], f"{vocab}/tune")
         return [found["validation"][-1]["nll"] if found["status"] == "ok" else math.inf for found in runs]
 
-    return kept | search({axis: known[axis] for axis in axes}, TRIALS[vocab], score)
+    return kept | search(start, TRIALS[vocab], score)
 
 
 def below(vocab: int, label: str, run: Run) -> dict:
     """What the method's search found at the next smaller V; at the smallest, there itself."""
     return tune(VOCABS[max(0, VOCABS.index(vocab) - 1)], label, run)
-
-
-def without_rates(settings: dict) -> dict:
-    return {name: value for name, value in settings.items() if name not in RATES}
 
 
 def chosen(vocab: int, label: str, run: Run, of: Callable = tune) -> dict[str, Any]:
@@ -172,7 +148,7 @@ def chosen(vocab: int, label: str, run: Run, of: Callable = tune) -> dict[str, A
         return PUBLISHED[label]
     if label == SPARSE:
         return chosen(vocab, PRIOR, run, of) | {"optimizer": "sparse"}
-    return METHODS[label].fixed | of(vocab, label, run)
+    return METHODS[label][0] | of(vocab, label, run)
 
 
 @cache
@@ -181,7 +157,7 @@ def cost(vocab: int, run: Run) -> dict[str, list[dict]]:
     steps = {label: 10 if vocab == HIGH and label in EXACT else 30 for label in LABELS}
     specs = {
         (label, seed): Spec(vocab=vocab, steps=steps[label], seed=seed,
-                            **{"optimizer": "rows"} | without_rates(chosen(vocab, label, run, below)))
+                            **{"optimizer": "rows"} | chosen(vocab, label, run, below))
         for seed in range(ROUNDS) for label in LABELS
     }  # fmt: skip
     found = dict(zip(specs.values(), run(list(specs.values()), f"{vocab}/cost"), strict=True))
