@@ -35,6 +35,12 @@ def sums(runs: Sequence[dict], metric: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([run[above] for run in runs]) / unit, np.array([run[below] for run in runs], dtype=float)
 
 
+def mean(runs: Sequence[dict], metric: str) -> float:
+    """The metric over all positions, the mean of the runs."""
+    above, below = sums(runs, metric)
+    return float(above.mean(0).sum() / below[0].sum())
+
+
 def standard_error(runs: Sequence[dict], metric: str) -> float:
     """Of the metric's mean over R runs, over documents as drawn: √(n/(n-1) Σ (x_i - r y_i)²) / Σ y_i, r = Σx / Σy.
 
@@ -61,10 +67,9 @@ def difference(
         raise ValueError("others over different positions than runs: expected one V and one text")
     rng, n = np.random.default_rng(seed), sides[0][0].shape[1]
     documents = rng.multinomial(n, np.full(n, 1 / n), size=draws)  # (draws, n): how often each document is drawn
-    found, whole = np.zeros(draws), 0.0
+    found = np.zeros(draws)
     for sign, (above, below) in zip((1, -1), sides, strict=True):
         R = len(above)
         seeds = rng.multinomial(R, np.full(R, 1 / R), size=draws) / R  # (draws, R)
         found += sign * ((seeds @ above) * documents).sum(1) / (documents @ below[0])
-        whole += sign * above.mean(0).sum() / below[0].sum()
-    return whole, *np.quantile(found, (0.025, 0.975)).tolist()
+    return mean(runs, metric) - mean(others, metric), *np.quantile(found, (0.025, 0.975)).tolist()

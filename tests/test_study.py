@@ -91,8 +91,8 @@ def test_every_row_has_the_name_that_it_has_in_figures():
 
 def test_equal_seconds_are_as_many_steps_as_fit():
     specs = study.seconds(study.HIGH, made_up)
-    assert {spec.steps for spec in specs} == {600_000 // 40}
-    assert {(spec.examples, spec.epochs) for spec in specs} == {(70_000, 4)}  # 240,000 examples are needed
+    assert {spec.steps for spec in specs} == {200_000 // 40}
+    assert {(spec.examples, spec.epochs) for spec in specs} == {(70_000, 2)}  # 80,000 examples are needed
     assert all(spec.seed < study.SEEDS[study.HIGH] for spec in specs)
 
 
