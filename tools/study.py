@@ -112,7 +112,7 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
                 at, ladder = LADDERS[axis].index(best[axis]), LADDERS[axis]
                 near = [{**best, axis: ladder[i]} for i in (at - distance, at + distance) if 0 <= i < len(ladder)]
                 new = [settings for settings in near if settings not in tried][: trials - len(tried)]
-                tried, nlls = tried + new, nlls + score(new)
+                tried, nlls = tried + new, nlls + (score(new) if new else [])
                 moved, best = best != (now := tried[nlls.index(min(nlls))]), now
         distance += len(tried) == before
     return best
