@@ -73,7 +73,8 @@ def sweep(
         if executor is None:
             stop.set()  # an interrupt ends the run in flight
             pool.shutdown(cancel_futures=True)
-    return add_speedup(pd.DataFrame([json.loads(path.read_text()) for path in paths]))
+    runs = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    return add_speedup(runs) if specs else runs
 
 
 def _texts(specs: list[Spec], progress: bool) -> tuple[dict[Spec, str], list[str]]:

@@ -251,3 +251,7 @@ def test_grid_for_a_sweep():
     assert [(s.vocab, s.method) for s in grid(vocab=[9, 7], method=["ce", "semantic"], negatives=2)] == [
         (9, "ce"), (9, "semantic"), (7, "ce"), (7, "semantic")
     ]  # fmt: skip
+
+
+def test_a_sweep_of_nothing_is_an_empty_table(tmp_path):
+    assert sweep([], tmp_path, progress=False).empty
