@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from scta_lite.paper import PAPER
+from scta_lite.runs.spec import SAMPLED
 
 STYLE = Path(__file__).with_name("scta.mplstyle")
 METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marker, line
@@ -163,8 +164,8 @@ def variant(run: Any) -> str:
         return f"{label} as published" + (f", std {run.init_std:g}" if run.init_std != 1 else "")
     if run.method == "sampled_softmax":
         label += f", {getattr(run, 'scores', 'cosine')}"
-    if run.semantic_dim != PAPER.semantic_dim:
-        label += f" at D = {run.semantic_dim}"
+    if run.semantic_dim != PAPER.semantic_dim and run.method in ("ce_lowrank", *SAMPLED):
+        label = f"{label.removesuffix(' at D = 64')} at D = {run.semantic_dim}"
     from_log_u = getattr(run, "log_unigram", None) is True
     return label + (", from log u" if "," in label else " from log u") * from_log_u
 

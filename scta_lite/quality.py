@@ -1,0 +1,152 @@
+"""The study of quality as `make study` stored it: which trainings are compared, and each number with its spread.
+
+A view is what was trained under one rule at one V: for equal steps, or for equal seconds. Its rows are named as the
+figures name them (`figures.variant`). Left out: how the settings were found, which is `tools/study.py`.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scta_lite import checks, figures, spread
+from scta_lite.runs.table import load_runs
+
+METRICS = {  # the name that a table gives to a metric of `spread`
+    "nll": "NLL", "calibrated nll": "calibrated", "bits_per_byte": "bits/byte", "hit@1": "Hit@1", "hit@5": "Hit@5",
+    "hit@10": "Hit@10",
+}  # fmt: skip
+CE = ("CE", "CE from log u")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of one row less that of another, and where 95% of the bootstrap over documents and seeds lies."""
+
+    gap: float
+    low: float
+    high: float
+
+    @property
+    def noise(self) -> bool:
+        """Whether the interval holds 0."""
+        return self.low <= 0 <= self.high
+
+    def __format__(self, form: str) -> str:
+        """Such as -0.120 [-0.140, -0.101]; ≈ before it says that it is noise."""
+        form = form or "+.3f"
+        return f"{'≈ ' * self.noise}{self.gap:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+@dataclass(frozen=True)
+class View:
+    """Trainings that are compared: by row the runs' dictionaries, one a seed."""
+
+    vocab: int
+    name: str  # "2,500 steps" or "200 seconds"
+    rows: dict[str, list[dict]]
+    step_ms: dict[str, float]  # of each row, when all took turns
+    counted: list[dict]  # n-gram models, as `make study` stores them
+
+    def sums(self, row: str) -> list[dict]:
+        """The row's sums by document, as `spread` reads them; of "trigram" that of the view's text."""
+        if row == "trigram":
+            return [self.trigram["by_document"]]
+        if row not in self.rows:
+            raise ValueError(f"row={row!r}: expected one of {', '.join(self.rows)}, trigram")
+        return [run["by_document"] for run in self.rows[row]]
+
+    @property
+    def trigram(self) -> dict:
+        """That of the examples which every row saw in equal steps; for equal seconds that of all the text."""
+        trigrams = [found for found in self.counted if found["order"] == 3]
+        examples = {run["examples"] for runs in self.rows.values() for run in runs}
+        same = [found for found in trigrams if examples == {found["examples"]}]
+        return same[0] if same else max(trigrams, key=lambda found: found["examples"])
+
+    def validation(self, row: str) -> float:
+        """The row's NLL on the validation half at its end, the mean of its seeds; to choose by."""
+        return float(np.mean([run["validation"][-1]["nll"] for run in self.rows[row]]))
+
+    @property
+    def ce(self) -> str:
+        """The better of CE's two starts, by validation."""
+        return min((row for row in CE if row in self.rows), key=self.validation)
+
+    def difference(self, row: str, other: str, metric: str = "nll") -> Difference:
+        """The metric of the row less the other's, on the test half."""
+        return Difference(*spread.difference(self.sums(row), self.sums(other), metric))
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row for each method and control, the best NLL first; with standard errors and half ranges of the seeds."""
+        found = {row: self._trained(row) for row in self.rows}
+        names = {2: "bigram", 3: "trigram"}
+        for one in self.counted:
+            about = {"seconds": one["seconds"], **_measured([one["by_document"]])}
+            found[f"{names[one['order']]} of {one['examples']:,} examples"] = about
+        same = next(iter(self.rows.values()))[0]["controls"]
+        for control in ("unigram", "constant"):
+            found[control] = {
+                name: same[control][metric] for metric, name in METRICS.items() if metric in same[control]
+            }
+        return pd.DataFrame(found).T.sort_values("NLL")
+
+    def _trained(self, row: str) -> dict[str, float]:
+        runs = self.rows[row]
+        steps = runs[0]["steps"]
+        about = {"seeds": len(runs), "steps": steps, "seconds": steps * self.step_ms.get(row, np.nan) / 1e3}
+        return about | _measured(self.sums(row))
+
+    def compared(self, others: dict[str, str], metric: str = "nll", form: str = "+.3f") -> pd.DataFrame:
+        """Each row of the view less some others; `others` gives a column's name to each."""
+        order = [row for row in self.table.index if row in self.rows]
+        return pd.DataFrame({
+            name: {row: "–" if row == other else format(self.difference(row, other, metric), form) for row in order}
+            for other, name in others.items()
+        })  # fmt: skip
+
+
+def _measured(by_document: list[dict]) -> dict[str, float]:
+    there = {metric: name for metric, name in METRICS.items() if spread.RATIOS[metric][0] in by_document[0]}
+    found = {name: spread.mean(by_document, metric) for metric, name in there.items()}
+    for metric in ("nll", "hit@1"):
+        seeds = [spread.mean([one], metric) for one in by_document]
+        found[f"{METRICS[metric]} ± documents"] = spread.standard_error(by_document, metric)
+        found[f"{METRICS[metric]} ± seeds"] = (max(seeds) - min(seeds)) / 2 if len(seeds) > 1 else np.nan
+    return found
+
+
+def runs_of(folder: str | Path, **fixed: Any) -> pd.DataFrame:
+    """The runs of a folder with a column `row`, their names; of those whose settings are `fixed`, if any are given."""
+    runs = load_runs(folder)
+    for name, value in fixed.items():
+        runs = runs[runs[name] == value]
+    return runs.assign(row=[figures.variant(run) for run in runs.itertuples()])
+
+
+def vocabs(folder: str | Path) -> list[int]:
+    """The V that the study in the folder has; ValueError if it has none."""
+    found = sorted(int(part.parent.name) for part in Path(folder).glob("*/equal"))
+    if not found:
+        raise ValueError(f"folder={str(folder)!r}: expected one that `make study` wrote")
+    return found
+
+
+def views(folder: str | Path, vocab: int) -> list[View]:
+    """What the study compares at this V: after equal steps, fewest first, then after equal seconds."""
+    checks.integer("vocab", vocab, 2)
+    home = Path(folder) / str(vocab)
+    step_ms = runs_of(home / "cost").groupby("row").step_ms.median()
+    counted = json.loads((home / "controls.json").read_text())
+    groups = [(f"{steps:,} steps", runs) for steps, runs in runs_of(home / "equal").groupby("steps")]
+    if (home / "seconds").is_dir():
+        runs = runs_of(home / "seconds")
+        seconds = round((runs.steps * runs.row.map(step_ms)).median() / 1e3)
+        groups.append((f"{seconds} seconds", runs))
+    return [View(vocab, name, {row: of.to_dict("records") for row, of in runs.groupby("row", sort=False)},
+                 step_ms.to_dict(), counted) for name, runs in groups]  # fmt: skip

@@ -1,0 +1,90 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import SIZES
+
+from scta_lite import Spec, quality, spread
+from scta_lite.runs.result import Result
+
+POSITIONS = [40, 60, 100]
+
+
+def by_document(nll, hits=0.25):
+    """Three documents, whose NLL lies around `nll`."""
+    nats = [(nll + shift) * n for shift, n in zip((-0.5, 0.0, 0.3), POSITIONS, strict=True)]
+    counts = {f"hit@{k}": [hits * n for n in POSITIONS] for k in (1, 5, 10)}
+    return {"document": [0, 1, 2], "positions": POSITIONS, "nats": nats, "bytes": [3 * n for n in POSITIONS], **counts}
+
+
+def store(folder, nll, validation, step_ms=10.0, **settings):
+    spec = Spec(**{**SIZES, "vocab": 300, "optimizer": "rows", "corpus": "zipf", **settings})
+    sums = by_document(nll) | {"calibrated_nats": [0.9 * x for x in by_document(nll)["nats"]]}
+    control = {"nll": 9.0, "bits_per_byte": 5.0, "hit@1": 0.01, "hit@5": 0.02, "hit@10": 0.03}
+    Result(spec=spec, status="ok", fingerprint="x", corpus="zipf", step_ms=step_ms, by_document=sums,
+           validation=[{"step": spec.steps, "nll": validation}],
+           controls={"unigram": control, "constant": control}).save(folder)  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path):
+    home = tmp_path / "300"
+    for seed in range(2):
+        store(home / "equal", 4.0 + 0.2 * seed, 4.0, method="ce", steps=20, seed=seed)
+        store(home / "equal", 5.0, 3.9, method="ce", steps=20, seed=seed, log_unigram=True)
+        store(home / "equal", 3.0, 3.0, method="semantic_prior", semantic_dim=64, steps=20, seed=seed)
+    store(home / "seconds", 2.0, 2.0, method="ce", steps=100, examples=1600, epochs=1)
+    for seed, step_ms in enumerate((9.0, 10.0, 50.0)):
+        store(home / "cost", 4.0, 4.0, step_ms=step_ms, method="ce", steps=5, seed=seed)
+    same = {"seconds": 0.5, "full_vocab": {}}
+    counted = [{"order": order, "examples": n, **same, "by_document": by_document(5.0 - n / 1e5)}
+               for n in (20_000, 90_000) for order in (2, 3)]  # fmt: skip
+    (home / "controls.json").write_text(json.dumps(counted))
+    return tmp_path
+
+
+def test_a_table_has_every_row_with_its_spread(study):
+    equal, seconds = quality.views(study, 300)
+    assert (equal.name, seconds.name) == ("20 steps", "1 seconds")  # 100 steps of 10 ms
+    row = equal.table.loc["CE"]
+    mean = (-0.5 * 40 + 0.3 * 100) / 200
+    assert row["NLL"] == pytest.approx(4.1 + mean)
+    assert row["calibrated"] == pytest.approx(0.9 * (4.1 + mean))
+    assert row["bits/byte"] == pytest.approx((4.1 + mean) / 3 / math.log(2))
+    assert (row["seeds"], row["steps"], row["seconds"]) == (2, 20, 0.2)
+    assert row["NLL ± seeds"] == pytest.approx(0.1)
+    assert row["NLL ± documents"] == pytest.approx(spread.standard_error([by_document(4.1)], "nll"))
+    assert np.isnan(equal.table.loc["SEMANTIC with prior", "seconds"])  # its step was not measured
+    assert equal.table.index[0] == "SEMANTIC with prior"
+    assert {"unigram", "constant", "bigram of 20,000 examples", "trigram of 90,000 examples"} <= set(equal.table.index)
+
+
+def test_ce_is_the_better_of_its_starts_by_validation_not_by_the_test_half(study):
+    equal, seconds = quality.views(study, 300)
+    assert (equal.ce, seconds.ce) == ("CE from log u", "CE")
+
+
+def test_the_trigram_is_of_what_all_rows_saw_or_of_all_the_text(study):
+    equal, seconds = quality.views(study, 300)
+    assert (equal.trigram["examples"], seconds.trigram["examples"]) == (20_000, 90_000)
+
+
+def test_differences_say_what_is_noise(study):
+    equal, _ = quality.views(study, 300)
+    gap = equal.difference("SEMANTIC with prior", "CE")
+    assert gap.gap == pytest.approx(-1.1)
+    assert not gap.noise
+    assert f"{gap:+.2f}" == f"-1.10 [{gap.low:+.2f}, {gap.high:+.2f}]"
+    assert f"{equal.difference('CE', 'CE')}".startswith("≈ +0.000")
+    table = equal.compared({"CE": "less CE", "trigram": "less the trigram"})
+    assert table.index.tolist() == ["SEMANTIC with prior", "CE", "CE from log u"]
+    assert table.loc["CE", "less CE"] == "–"
+    assert table.loc["CE from log u", "less CE"] == f"{equal.difference('CE from log u', 'CE')}"
+    with pytest.raises(ValueError, match="row='CEE': expected one of CE, "):
+        equal.difference("CEE", "CE")
+
+
+def test_what_is_no_study(tmp_path):
+    with pytest.raises(ValueError, match="expected one that `make study` wrote"):
+        quality.vocabs(tmp_path)
