@@ -99,23 +99,50 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
     """The best settings that a search along one axis of `start` after another finds in so many trials.
 
     On each axis it tries the value before and the value after that of the best settings so far, and goes on in a
-    direction for as long as that is better: a best value on the edge of what was tried is followed by the next. With
-    trials left and no neighbour untried, it tries the neighbours' neighbours. `score` gives the validation NLL of each
-    of some settings.
+    direction for as long as that is better. With trials left and no neighbour untried, it tries the neighbours'
+    neighbours. Where at the end a best value lies on the edge of what was tried, the next is tried too, beyond the
+    number of trials. `score` gives the validation NLL of each of some settings.
     """
-    best, tried, nlls, distance = start, [start], score([start]), 1
-    while len(tried) < trials and distance < 9:
-        before = len(tried)
-        for axis in start:
-            moved = True
-            while moved:
-                at, ladder = LADDERS[axis].index(best[axis]), LADDERS[axis]
-                near = [{**best, axis: ladder[i]} for i in (at - distance, at + distance) if 0 <= i < len(ladder)]
-                new = [settings for settings in near if settings not in tried][: trials - len(tried)]
-                tried, nlls = tried + new, nlls + (score(new) if new else [])
-                moved, best = best != (now := tried[nlls.index(min(nlls))]), now
-        distance += len(tried) == before
+    best, tried, nlls = start, [], []
+
+    def look(settings: list[dict], most: int) -> bool:
+        """Tries what is new of it, up to so many in all; whether that is better than all before."""
+        nonlocal best
+        new, before = [s for s in settings if s not in tried][: max(0, most - len(tried))], best
+        tried.extend(new)
+        nlls.extend(score(new) if new else [])
+        best = tried[nlls.index(min(nlls))]
+        return best != before
+
+    def moved(axis: str, steps: int) -> list[dict]:
+        """The best settings with that axis so many steps further, if it has such a value."""
+        ladder = LADDERS[axis]
+        place = ladder.index(best[axis]) + steps
+        return [{**best, axis: ladder[place]}] if 0 <= place < len(ladder) else []
+
+    look([start], trials)
+    for distance in (1, 2, 3):
+        before = 0
+        while before < len(tried):
+            before = len(tried)
+            for axis in start:
+                while look(moved(axis, -distance) + moved(axis, distance), trials):
+                    pass
+    while any(look(moved(*edge), len(tried) + 1) for edge in edges(tried, best)):
+        pass
     return best
+
+
+def edges(tried: list[dict], best: dict) -> list[tuple[str, int]]:
+    """Axes and directions in which nothing beyond the best value was tried, though something on its other side was."""
+    found = []
+    for axis, value in best.items():
+        places = [LADDERS[axis].index(settings[axis]) - LADDERS[axis].index(value) for settings in tried]
+        if min(places) < max(places) == 0:
+            found.append((axis, 1))
+        if max(places) > min(places) == 0:
+            found.append((axis, -1))
+    return found
 
 
 def fixed(vocab: int, label: str) -> dict[str, Any]:
