@@ -5,6 +5,8 @@ notebooks found lie in a clone of the repository alone.
 """
 
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,19 +34,54 @@ def in_clone(*parts: str) -> Path:
     return ROOT.joinpath(*parts)
 
 
+def temporary(path: Path) -> Path:
+    """A hidden name beside the path for what this process has not finished; `tidy` reads the process from it."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.part")
+
+
+def tidy(folder: Path) -> None:
+    """Removes what processes of this machine that are no longer alive left unfinished in the folder."""
+    for part in folder.glob(".*.part"):
+        found = re.search(r"\.(\d+)@(.+)\.part$", part.name)
+        if found and found[2] == socket.gethostname() and not _alive(int(found[1])):
+            part.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextmanager
+def becoming(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which is `path` when it is whole: a reader, or a crash, never meets half of it.
+
+    What dead processes left beside it goes first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tidy(path.parent)
+    part = temporary(path)
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its name when it is whole: a reader, or a crash, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """A file to write, which takes its name when it is whole, as `becoming` says."""
+    with becoming(path) as part, part.open("wb") as file:
+        yield file
 
 
 def replace_file(path: Path, content: bytes) -> None:

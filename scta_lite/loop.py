@@ -8,7 +8,6 @@ rounded otherwise than in a training that was not interrupted.
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scta_lite.evaluate import HeldOut
+from scta_lite.files import becoming
 from scta_lite.model import LanguageModel
 from scta_lite.optim import RowAdamW
 from scta_lite.runs import machine
@@ -83,11 +83,8 @@ class Training:
         found = {"done": self.done, "seconds": self.clock.seconds(), "validation": self.validation}
         header = {"format": FORMAT, "spec": json.dumps(asdict(self.spec)), "id": self.spec.run_id(""),
                   "found": json.dumps(found)}  # fmt: skip
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(self._tensors(), temporary, header)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with becoming(path) as part:
+            save_file(self._tensors(), part, header)
 
     def resume(self, path: Path) -> None:
         """Goes back to where the checkpoint was written; ValueError if it is another version's, or another Spec's."""

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from scta_lite import cost, text
-from scta_lite.files import ROOT, writable
+from scta_lite.files import ROOT, tidy, writable
 from scta_lite.paper import PAPER
 from scta_lite.runs import machine
 from scta_lite.runs.settings import add_arguments, arguments, grid
@@ -105,7 +106,6 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
     command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", str(folder), "--child"]
     environment = {**{name: str(size) for name, size in HEAP.items()}, **os.environ}
     stop = stop or threading.Event()
-    _progress_file(path).unlink(missing_ok=True)
     with tempfile.TemporaryFile() as output:  # the child lives as long as its standard input is open
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
         while child.poll() is None and not stop.wait(0.1):
@@ -115,7 +115,7 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
         output.seek(0)
         said = output.read().decode(errors="replace").strip().splitlines()
     step, steps, _ = _state(path) or (0, spec.steps or spec.steps_total, None)
-    _progress_file(path).unlink(missing_ok=True)
+    tidy(folder)
     if child.returncode and not stop.is_set():  # at 0 the child has written the file, with whatever status
         killed = child.returncode < 0
         how = f"ended by {signal.Signals(-child.returncode).name}" if killed else f"{(said or ['no message'])[-1]}"
@@ -140,16 +140,12 @@ def _watch(pending: dict, progress: bool) -> None:
                     bar.set_postfix_str(f"{path.stem.rsplit('-', 1)[0]}: step {step}/{steps}{told}")
 
 
-def _progress_file(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.progress")
-
-
 def _state(path: Path) -> tuple[int, int, float | None] | None:
     """Step, steps and loss that the run of this file last told, or None."""
-    try:
-        return tuple(json.loads(_progress_file(path).read_text()))
-    except (OSError, ValueError):  # ValueError: met while it is written
-        return None
+    for shown in path.parent.glob(f".{path.stem}.progress.*"):  # the name goes on with the process
+        with suppress(OSError, ValueError):  # ValueError: met while it is written
+            return tuple(json.loads(shown.read_text()))
+    return None
 
 
 def _status(path: Path) -> str | None:

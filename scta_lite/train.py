@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from scta_lite import cost, evaluate, text
 from scta_lite.evaluate import HeldOut
-from scta_lite.files import writable
+from scta_lite.files import temporary, writable
 from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
 from scta_lite.runs import machine
@@ -164,10 +164,14 @@ def _serve(spec: Spec, out: Path) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
-    shown = out / f".{spec.run_id(corpus.fingerprint)}.progress"
+    shown = temporary(out / f"{spec.run_id(corpus.fingerprint)}.progress")
+
+    def show(*state) -> None:
+        with suppress(OSError):  # a full disk costs what is shown, not the run
+            shown.write_text(json.dumps(state))
 
     try:
-        result = train(spec, progress=lambda *state: shown.write_text(json.dumps(state)))
+        result = train(spec, progress=show)
         result.model = None
     except Exception as error:
         status = "out_of_memory" if _is_out_of_memory(error) else "failed"

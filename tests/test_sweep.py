@@ -48,7 +48,7 @@ def children(folder):
 
 
 def progress_told(folder):
-    return list(Path(folder).glob(".*.progress"))
+    return list(Path(folder).glob(".*.progress.*"))
 
 
 def test_one_file_a_run_in_the_specs_order(tiny, tmp_path):

@@ -1,0 +1,65 @@
+"""Files are there whole or not at all, and what a process that died left behind goes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from scta_lite import files
+from scta_lite.files import ROOT, becoming, replace_file, temporary, tidy
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from scta_lite.files import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_had_not_finished_goes_with_the_next_file(tmp_path):
+    path = tmp_path / "run.json"
+    replace_file(path, b"old")
+    died = subprocess.run([sys.executable, "-c", DYING, str(path)], cwd=ROOT).returncode
+    assert died == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    assert path.read_bytes() == b"old"
+    replace_file(tmp_path / "other.json", b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.json", "run.json"]
+
+
+def test_what_a_living_process_or_another_machine_writes_stays(tmp_path, monkeypatch):
+    mine = temporary(tmp_path / "a.json")
+    mine.touch()
+    monkeypatch.setattr(files.socket, "gethostname", lambda: "elsewhere")
+    theirs = temporary(tmp_path / "b.json")
+    monkeypatch.undo()
+    theirs.touch()
+    (tmp_path / ".c.part").touch()  # none of ours
+    tidy(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(files, "_alive", lambda process: False)
+    tidy(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([theirs.name, ".c.part"])
+
+
+def test_a_write_that_fails_leaves_nothing_and_the_old_file(tmp_path):
+    path = tmp_path / "run.json"
+    replace_file(path, b"old")
+    with pytest.raises(OSError, match="No space"), becoming(path) as part:  # noqa: PT012
+        part.write_bytes(b"ha")
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_process_that_belongs_to_another_user_lives(monkeypatch):
+    def refused(process, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+    assert files._alive(1)
