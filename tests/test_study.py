@@ -41,11 +41,15 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
         pytest.skip(f"no run of V = {vocab:,} is stored")
     for label in study.METHODS if "tune" in parts else ():
         study.tune(vocab, label, stored)
-    for part in parts & {"equal", "changed", "seconds"}:
-        stored(study.PARTS[part](vocab, stored), f"{vocab}/{part}")
     if "cost" in parts:
         study.cost(vocab, stored)
-    assert {key for key in stored.runs if key[0].startswith(f"{vocab}/")} <= stored.asked
+    planned = set(stored.asked)
+    for part in parts & {"equal", "changed", "seconds"}:
+        planned |= {(f"{vocab}/{part}", spec.run_id("")) for spec in study.PARTS[part](vocab, stored)}
+    there = {key for key in stored.runs if key[0].startswith(f"{vocab}/")}
+    assert there <= planned
+    if missing := {key for key in planned if key[0].startswith(f"{vocab}/")} - there:
+        pytest.skip(f"{len(missing)} of {len(planned)} trainings are not stored yet")
 
 
 def made_up(specs, part):
