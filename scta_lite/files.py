@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +91,7 @@ def replace_file(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def writable(folder: str | Path) -> Path:
+def writable(folder: str | Path, what: str = "out folder") -> Path:
     """The folder, made if it was not there; OSError if no file can be written into it."""
     folder = Path(folder)
     try:
@@ -98,4 +99,22 @@ def writable(folder: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder.resolve()
     except OSError as error:
-        raise OSError(f"out folder {str(folder)!r}: cannot be written ({error.strerror})") from None
+        raise OSError(f"{what} {str(folder)!r}: cannot be written ({error.strerror})") from None
+
+
+def cache() -> Path:
+    """The folder of texts that were made ready: in $XDG_CACHE_HOME, by default ~/.cache.
+
+    Where that cannot be written, or there is no home, a temporary folder, and a warning that says so.
+    """
+    try:
+        named = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        if not os.path.isabs(named):
+            raise OSError(f"{named!r} is no absolute path")
+        return writable(Path(named) / "scta_lite", "cache folder")
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home
+        instead = writable(
+            Path(tempfile.gettempdir()) / f"scta_lite-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
+        )
+        warnings.warn(f"{error}; texts are kept in {instead}, and XDG_CACHE_HOME names another folder", stacklevel=2)
+        return instead

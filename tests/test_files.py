@@ -63,3 +63,32 @@ def test_a_process_that_belongs_to_another_user_lives(monkeypatch):
 
     monkeypatch.setattr(os, "kill", refused)
     assert files._alive(1)
+
+
+def test_the_cache_is_where_it_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert files.cache() == tmp_path / "own" / "scta_lite"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache() == tmp_path / ".cache" / "scta_lite"
+
+
+@pytest.mark.parametrize("broken", ["a file", "no home", "HOME=''"])
+def test_a_cache_that_cannot_be_written_is_a_temporary_folder(tmp_path, monkeypatch, broken):
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if broken == "a file":
+        (tmp_path / "x").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    elif broken == "no home":
+
+        def nobody():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(files.Path, "home", nobody)
+    else:
+        monkeypatch.setattr(files.Path, "home", lambda: files.Path(""))
+    with pytest.warns(UserWarning, match="XDG_CACHE_HOME names another folder"):
+        found = files.cache()
+    assert found.parent == tmp_path
+    assert found.is_dir()

@@ -1,5 +1,6 @@
 import json
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -38,6 +39,9 @@ from scta_lite.runs.settings import arguments, parameters
     ("evaluate", 1, "one of True, False"),
     ("corpus", "", "a name"),
     ("seed", -1, "an integer from 0 up"),
+    ("threads", 100_000, "an integer from 1 to 1,024"),
+    ("vocab", Decimal("NaN"), "an integer from 2 up"),
+    ("vocab", np.zeros(3), "an integer from 2 up"),
     ("precision", "float16", "one of float32, tf32, bfloat16"),
     ("schedule", "sawtooth", "one of constant, linear, cosine"),
     ("warmup", -1, "an integer from 0 up"),
@@ -166,6 +170,7 @@ def test_what_a_method_takes_where_nothing_is_said():
     ({"method": "semantic", "learn_temperature": True, "stage1": "x", "token_head": "plain"}, "plain has no τ"),
     ({"method": "ce", "optimizer": "sparse", "clip": 1.0}, r"^clip=1.0: expected None with optimizer='sparse'"),
     ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
+    ({"method": "semantic", "sampler": "in_batch", "batch": 1, "seq_len": 2}, r"^sampler='in_batch': expected another"),
     ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
 ])  # fmt: skip
 def test_settings_that_a_method_does_not_have(settings, message):

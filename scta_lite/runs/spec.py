@@ -23,6 +23,7 @@ METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:
 # Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
 PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
 TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
+MOST_THREADS = 1024  # torch ends without a word where the system cannot start as many as it is asked for
 CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is one at d = 256 and V from 200K up
 
 
@@ -33,16 +34,20 @@ def _field(check: Callable[[Any], Any], expected: str, meaning: str, default: An
 
 def _number(value: Any) -> float | None:
     """A finite real number below 2^63, or None for anything else; a bool is no number."""
-    real = hasattr(value, "__float__") and not isinstance(value, bool) and -(2**63) < value < 2**63
-    return value if real else None
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return value if -(2**63) < value < 2**63 else None
+    except (ArithmeticError, TypeError, ValueError):  # Decimal("NaN"), an array
+        return None
 
 
-def _integer(least: int, meaning: str, default: Any = MISSING) -> Any:
+def _integer(least: int, meaning: str, default: Any = MISSING, most: int = 2**63) -> Any:
     def check(value: Any) -> int | None:
         number = _number(value)
-        return int(number) if number is not None and number == int(number) >= least else None
+        return int(number) if number is not None and most >= number == int(number) >= least else None
 
-    return _field(check, f"an integer from {least} up", meaning, default)
+    return _field(check, f"an integer from {least} {'up' if most == 2**63 else f'to {most:,}'}", meaning, default)
 
 
 def _positive(meaning: str, default: Any = MISSING) -> Any:
@@ -127,6 +132,11 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
         "False for method='semantic_prior', whose estimate needs the hits",
     ),
     (
+        "sampler",
+        lambda s: s.method in SAMPLED and s.sampler == "in_batch" and s.positions < 2,
+        "another, as a batch of one position has no other targets",
+    ),
+    (
         "negatives",
         lambda s: s.method in SAMPLED and not s.shared and s.negatives >= s.vocab,
         "fewer than vocab={0.vocab}",
@@ -203,7 +213,7 @@ class Spec:
     mask_hits: bool = _one_of((True, False), "leave out a negative that is the target itself", False)
     init_std: float | None = _positive("of the semantic table; 1 is torch's default for embeddings", None)
     precision: str = _one_of(("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast", "float32")
-    threads: int | None = _integer(1, "of the CPU; by default torch's choice", None)
+    threads: int | None = _integer(1, "of the CPU; by default torch's choice", None, MOST_THREADS)
     eval_examples: int = _integer(1, "held-out examples that evaluate reads, at most", 256)
 
     def __post_init__(self):

@@ -7,7 +7,6 @@ text, to time a vocabulary beyond what text can fill. `building` makes text into
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from scta_lite import checks
+from scta_lite.files import cache
 from scta_lite.losses import log_uniform
 from scta_lite.text.building import CACHE, HELD_OUT, build, installed, origin
 from scta_lite.text.examples import BLOCK, Examples, Stored, examples, save
@@ -149,7 +149,7 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
     checks.integer("max_characters", max_characters, 1)
     if not isinstance(corpus, str | Path) or not str(corpus):
         raise ValueError(f"corpus={corpus!r}: expected 'installed', 'zipf', or the path of a file or folder")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scta_lite"
+    home = cache()
     if corpus == "zipf":
         return Corpus("zipf", "zipf-2", {"documents": None, "note": "log-uniform ids, no text"}, home / "zipf-2")
     path = None if corpus == "installed" else Path(corpus).expanduser()
