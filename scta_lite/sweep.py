@@ -25,6 +25,7 @@ from scta_lite import cost, text
 from scta_lite.files import ROOT, tidy, writable
 from scta_lite.paper import PAPER
 from scta_lite.runs import machine
+from scta_lite.runs.result import read
 from scta_lite.runs.settings import add_arguments, arguments, grid
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.table import add_speedup, ratios
@@ -63,7 +64,7 @@ def sweep(
     for line in said if progress else ():
         tqdm.write(line)
     paths = {folder / f"{spec.run_id(fingerprints[spec])}.json": spec for spec in specs}
-    todo = {path: spec for path, spec in paths.items() if not (resume and _status(path) in FINAL)}
+    todo = {path: spec for path, spec in paths.items() if not (resume and _is_done(path))}
     stop = threading.Event() if executor is None else None
     run = partial(run_process, folder=folder, force=force, stop=stop)
     pool = executor or ThreadPoolExecutor(max_workers=1)
@@ -148,11 +149,17 @@ def _state(path: Path) -> tuple[int, int, float | None] | None:
     return None
 
 
-def _status(path: Path) -> str | None:
+def _is_done(path: Path) -> bool:
+    """Whether the run's file is there and final. One that is no run's, or another's, gets another name."""
     try:
-        return json.loads(path.read_text())["status"]
-    except (OSError, ValueError, KeyError, TypeError):  # no file, or none of ours: it is written anew
-        return None
+        return read(path)["status"] in FINAL
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.set-aside")
+        path.replace(aside)
+        tqdm.write(f"{error}; it is {aside.name} now, and the run is done anew")
+        return False
 
 
 def main(words: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from scta_lite.files import temporary, writable
 from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
 from scta_lite.runs import machine
-from scta_lite.runs.result import CHECKPOINT, Result
+from scta_lite.runs.result import CHECKPOINT, Result, read
 from scta_lite.runs.settings import add_arguments
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.timing import Progress
@@ -102,7 +102,7 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
     path = Path(folder) / f"{run_id}.json" if run_id else found[0] if len(found) == 1 else None
     if path not in found:
         raise FileNotFoundError(f"run_id={run_id!r}: expected one of {[p.stem for p in found]}, the runs in {folder}")
-    result = Result.from_dict(json.loads(path.read_text()))
+    result = Result.from_dict(read(path))
     if (weights := path.with_suffix(".safetensors")).is_file():
         from safetensors.torch import load_file  # only here: a sweep needs no safetensors
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import CHAT
 
-from scta_lite import Spec, figures, grid, load_runs, sweep, train
+from scta_lite import Spec, figures, grid, load, load_runs, sweep, train
 from scta_lite import cost as cost_module
 from scta_lite.files import ROOT
 from scta_lite.runs.table import ratios
@@ -192,6 +192,39 @@ def test_folders(tiny, tmp_path):
     (tmp_path / "broken.json").write_text("{}")
     with pytest.raises(ValueError, match=r"broken\.json: not a run's file"):
         load_runs(tmp_path)
+
+
+NO_RUNS = {
+    "another run's": lambda good, other: other,
+    "no field but a status": lambda good, other: '{"status": "ok"}',
+    "words for a number": lambda good, other: json.dumps(json.loads(good) | {"step_ms": "fast"}),
+    "a status of its own": lambda good, other: json.dumps(json.loads(good) | {"status": "fine"}),
+    "a bad setting": lambda good, other: json.dumps(json.loads(good) | {"vocab": -3}),
+    "half a file": lambda good, other: good[: len(good) // 2],
+    "garbage": lambda good, other: "\x00\xff" * 40,
+    "empty": lambda good, other: "",
+    "a list": lambda good, other: "[]",
+    "nested without end": lambda good, other: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", NO_RUNS)
+def test_a_file_that_is_no_run_is_never_trusted_and_never_lost(tiny, tmp_path, kind):
+    """Named by whatever reads it; set aside by a sweep that needs its place, and the run is done anew."""
+    good, other = (train(tiny(method, steps=4)) for method in ("ce", "semantic"))
+    path = good.save(tmp_path)
+    path.with_suffix(".safetensors").unlink()
+    wrong = NO_RUNS[kind](path.read_text(), json.dumps(other.to_dict()))
+    path.write_text(wrong)
+    for reader in (load_runs, load):
+        with pytest.raises(ValueError, match=f"^{path.name}: not a run's file") as error:
+            reader(tmp_path)
+        assert len(str(error.value)) < 300
+    runs = sweep([tiny("ce", steps=4)], tmp_path, progress=False)
+    assert runs.status.tolist() == ["ok"]
+    assert runs.final_loss[0] == pytest.approx(good.final_loss)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.set-aside"]
+    assert (tmp_path / f"{path.name}.set-aside").read_text() == wrong
 
 
 def test_ratios_are_taken_round_by_round(tiny, tmp_path):

@@ -12,6 +12,8 @@ from scta_lite.files import replace_file
 from scta_lite.runs.spec import Spec
 
 CHECKPOINT = ".checkpoint.safetensors"  # how the name of a run's unfinished state ends
+STATUSES = ("ok", "out_of_memory", "killed", "failed", "skipped")
+NUMBERS = {int: int, int | None: int, float | None: (int, float)}  # of a field's type, what JSON has for it
 AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
 
 
@@ -20,7 +22,7 @@ class Result:
     """What one run found. Times are medians over the steps after the warm-up; what was not measured is None."""
 
     spec: Spec
-    status: str  # "ok", "out_of_memory", "killed", "failed" or "skipped"
+    status: str  # one of STATUSES
     reason: str | None = None  # why it is not "ok"
     fingerprint: str  # of the corpus
     corpus: str  # its name
@@ -89,6 +91,28 @@ class Result:
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
         path.with_suffix(CHECKPOINT).unlink(missing_ok=True)
         return path
+
+
+def read(path: Path) -> dict:
+    """A run's file as `Result.save` wrote it.
+
+    ValueError names a file that is none: no JSON, without a status that there is, with text where a number belongs, or
+    of another run than its name says.
+    """
+    try:
+        run = json.loads(path.read_bytes())
+        if not isinstance(run, dict) or run.get("status") not in STATUSES:
+            raise ValueError("it has no status that there is")
+        for f in fields(Result):
+            number = NUMBERS.get(f.type)
+            if number and not isinstance(value := run.get(f.name), number) and value is not None:
+                raise ValueError(f"{f.name}={value!r}: expected a number")
+        if path.stem != (run_id := Result.from_dict(run).run_id):
+            raise ValueError(f"it is of the run {run_id}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ValueError(f"{path.name}: not a run's file ({said})") from None
+    return run
 
 
 def loss_summary(losses: list[float], spec: Spec) -> dict:

@@ -1,9 +1,10 @@
 """The runs of a folder as one table, and what is read from it: equal work, speedups, and ratios round by round."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
+
+from scta_lite.runs.result import read
 
 # Runs that are equal in these do the same work, whatever their method.
 SAME_WORK = (
@@ -28,13 +29,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
         raise FileNotFoundError(f"folder={str(folder)!r}: no runs (*.json) are here; scta_lite.sweep writes them")
-    try:
-        runs = pd.DataFrame([json.loads((path := p).read_text()) for p in paths])
-    except ValueError as error:
-        raise ValueError(f"{path.name}: not a run's file ({error})") from None
-    without = runs.get("status", pd.Series(None, runs.index)).isna()
-    if without.any():
-        raise ValueError(f"{paths[without.argmax()].name}: not a run's file: it has no status")
+    runs = pd.DataFrame([read(path) for path in paths])
     return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
 
 
