@@ -10,7 +10,7 @@ import torch
 from conftest import CHAT
 
 from scta_lite import Spec, load, text, train
-from scta_lite.evaluate import best_scale, metrics
+from scta_lite.evaluate import HeldOut, best_scale, metrics
 from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
 from scta_lite.runs import timing
@@ -80,9 +80,7 @@ def test_a_plain_heads_scale_is_the_best_one(firsts):
             other.load_state_dict(model.state_dict())
             with torch.no_grad():
                 other.head.table.weight[:, :16] *= wrong
-            _, held = text.load(spec.corpus).ids(400)
-            held = torch.from_numpy(text.examples(held, 8).astype("int64"))
-            half = held.tensor_split(2)[0]
+            half = HeldOut.split(text.load(spec.corpus).examples(400, 8, 24), spec.eval_examples).validation
             assert metrics(other, half)["nll"] > look["nll"]
         if method == "semantic":  # a prior is not scaled
             assert best_scale(model, half) == pytest.approx(1, rel=1e-3)
