@@ -9,6 +9,7 @@ import re
 import socket
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,33 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes the file, whole or not at all."""
     with replacing(path) as file:
         file.write(content)
+
+
+def sealed(path: Path) -> bool:
+    """Whether the file is as it was when `seal` saw it. One that has changed since gets another name, and a word."""
+    seal_of = path.with_name(f"{path.name}.crc32")
+    if not (path.is_file() and seal_of.is_file()):
+        return False
+    if seal_of.read_text(errors="replace") == _checksum(path):
+        return True
+    aside = path.with_name(f"{path.name}.set-aside")
+    path.replace(aside)
+    warnings.warn(f"{path.name} is damaged: it is {aside} now, and it is made anew", stacklevel=2)
+    return False
+
+
+def seal(path: Path) -> None:
+    """Writes the file's checksum beside it."""
+    replace_file(path.with_name(f"{path.name}.crc32"), _checksum(path).encode())
+
+
+def _checksum(path: Path) -> str:
+    """The CRC-32 and the size, as text."""
+    crc = size = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            crc, size = zlib.crc32(block, crc), size + len(block)
+    return f"{crc:08x} {size}"
 
 
 def writable(folder: str | Path, what: str = "out folder") -> Path:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -391,3 +392,40 @@ def test_nothing_of_the_installed_corpus_is_unknown(installed):
     assert (table.spelled > 0.01).all()
     half = installed.statistics(200_000).words_per_token
     assert half["held out"] == pytest.approx(half["training"], rel=0.1)
+
+
+HARM = {
+    "zeroed": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "one bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "garbage": lambda data: b"\x80garbage",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("name", [*building.KEPT, "train_400.npy", "heldout_400.npy"])
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path, monkeypatch, name, harm):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    corpus = text.load(str(CHAT), progress=False)
+    expected = [part.tolist() for part in corpus.ids(400)]
+    path = corpus.folder / name
+    before = path.read_bytes()
+    if harm == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(HARM[harm](before))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        again = text.load(str(CHAT), progress=False)
+        assert [part.tolist() for part in again.ids(400)] == expected
+    assert again == corpus
+    assert path.read_bytes() == before
+    aside = path.with_name(f"{name}.set-aside")
+    if harm == "missing":
+        assert not told
+        assert not aside.exists()
+    else:
+        assert [str(w.message) for w in told] == [f"{name} is damaged: it is {aside} now, and it is made anew"]
+        assert aside.read_bytes() == HARM[harm](before)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scta_lite.files import replace_file
+from scta_lite.files import replace_file, seal
 from scta_lite.text.examples import save
 from scta_lite.text.reading import files_of
 from scta_lite.text.repeats import RUN, fresh, repeated
@@ -27,7 +27,16 @@ PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
 TEMPLATES = 0.1  # of the held-out words that have to be left when repeated paragraphs are taken out
 FORMAT = "3"  # of fingerprints: another number, and every corpus is another, and its runs are not compared with earlier
-CACHE = "4"  # of what lies in the cache: another number, and every corpus is built anew
+CACHE = "5"  # of what lies in the cache: another number, and every corpus is built anew
+KEPT = (
+    "about.json",
+    "words.json",
+    "rare.json",
+    "phrases.npy",
+    "heldout_bytes.npy",
+    "train_words.npy",
+    "heldout_words.npy",
+)
 # Folders of the standard library and the packages that are not read: tests, tables, other packages.
 _SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "pydoc_data",
             "site-packages", "dist-packages", "__pycache__"}  # fmt: skip
@@ -93,8 +102,9 @@ def build(folder: Path, found: Iterable[str], left_out: Counter, corpus: str, ma
               "heldout_bytes": _bytes(spelled, heldout, document[len(train) :] - cut, held_out)}  # fmt: skip
     for name, array in arrays.items():
         save(folder / f"{name}.npy", [array])
-    for name, value in {"words": entries.words, "rare": rare, "about": about}.items():  # about last: where it stands,
-        replace_file(folder / f"{name}.json", json.dumps(value).encode())  # the rest does
+    for name, value in {"words": entries.words, "rare": rare, "about": about}.items():
+        replace_file(folder / f"{name}.json", json.dumps(value).encode())
+        seal(folder / f"{name}.json")
 
 
 def _kept(words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int, clean: bool) -> np.ndarray:

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from scta_lite import checks
-from scta_lite.files import cache
+from scta_lite.files import cache, sealed
 from scta_lite.losses import log_uniform
-from scta_lite.text.building import CACHE, HELD_OUT, build, installed, origin
+from scta_lite.text.building import CACHE, HELD_OUT, KEPT, build, installed, origin
 from scta_lite.text.examples import BLOCK, Examples, Stored, examples, save
 from scta_lite.text.reading import documents
 from scta_lite.text.repeats import RUN
@@ -96,7 +96,8 @@ class Corpus:
         train, heldout = (self.folder / f"{part}_{vocab}.npy" for part in PARTS)
         if not self.has_text:
             train = train.with_stem(f"{train.stem}_{needed}")
-        if not (train.is_file() and heldout.is_file()):
+        sound = [sealed(path) for path in (train, heldout)]
+        if not all(sound):
             made = self._encoded(vocab) if self.has_text else (_zipf(vocab, needed, 0), _zipf(vocab, 100_000, 1))
             for path, blocks in zip((train, heldout), made, strict=True):
                 save(path, blocks)
@@ -163,7 +164,8 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
         return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere"}, home / digest, path)
     key = repr((CACHE, max_characters, origin(path)))
     folder = home / hashlib.sha256(key.encode()).hexdigest()[:12]
-    if not (folder / "about.json").is_file():
+    sound = [sealed(folder / name) for name in KEPT]  # of all, so that each damaged one is told
+    if not all(sound):
         left_out: Counter = Counter()
         found = installed(left_out) if path is None else documents(path, left_out)
         shown = tqdm(

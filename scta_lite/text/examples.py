@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from scta_lite import checks
-from scta_lite.files import replacing
+from scta_lite.files import replacing, seal
 
 BLOCK = 1 << 22  # ids that are read or made at a time
 SEEN = 0.02  # of held-out words that training may have in runs, before it is said
@@ -67,7 +67,7 @@ class Stored:
 
 
 def save(path: Path, blocks: Iterable[np.ndarray]) -> None:
-    """Writes arrays (n,) of one type, joined, as one .npy file; whole or not at all."""
+    """Writes arrays (n,) of one type, joined, as one .npy file, whole or not at all, and seals it."""
     blocks, size = iter(blocks), 0
     first = next(blocks)
     with replacing(path) as file:
@@ -77,6 +77,7 @@ def save(path: Path, blocks: Iterable[np.ndarray]) -> None:
             size += len(block)
         file.seek(0)
         _write_header(file, first.dtype, size)
+    seal(path)
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype, size: int) -> None:
