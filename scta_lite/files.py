@@ -99,10 +99,15 @@ def sealed(path: Path) -> bool:
         return False
     if seal_of.read_text(errors="replace") == _checksum(path):
         return True
+    warnings.warn(f"{path.name} is damaged: it is {set_aside(path)} now, and it is made anew", stacklevel=2)
+    return False
+
+
+def set_aside(path: Path) -> Path:
+    """The new name of a file that is not what it should be: what is written next does not replace it."""
     aside = path.with_name(f"{path.name}.set-aside")
     path.replace(aside)
-    warnings.warn(f"{path.name} is damaged: it is {aside} now, and it is made anew", stacklevel=2)
-    return False
+    return aside
 
 
 def seal(path: Path) -> None:

@@ -8,6 +8,7 @@ rounded otherwise than in a training that was not interrupted.
 
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from scta_lite.evaluate import HeldOut
-from scta_lite.files import becoming
+from scta_lite.files import set_aside
 from scta_lite.model import LanguageModel
 from scta_lite.optim import RowAdamW
-from scta_lite.runs import machine
+from scta_lite.runs import machine, weights
 from scta_lite.runs.result import loss_summary
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.timing import Clock, Progress, StepTimer, Ticker
@@ -63,7 +64,10 @@ class Training:
                 break
             if checkpoint and seconds - saved >= every_s:
                 with clock.paused():
-                    self.save(checkpoint)
+                    try:
+                        self.save(checkpoint)
+                    except OSError as error:  # a full disk: the last checkpoint is still there
+                        warnings.warn(f"{error}; the training goes on", stacklevel=2)
                 saved = seconds
         measured = self.timer.summary()  # waits until the last step is done
         for optimizer in self.optimizers:
@@ -78,25 +82,25 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Writes the checkpoint, whole or not at all."""
-        from safetensors.torch import save_file  # only here: a sweep needs no safetensors
-
         found = {"done": self.done, "seconds": self.clock.seconds(), "validation": self.validation}
         header = {"format": FORMAT, "spec": json.dumps(asdict(self.spec)), "id": self.spec.run_id(""),
                   "found": json.dumps(found)}  # fmt: skip
-        with becoming(path) as part:
-            save_file(self._tensors(), part, header)
+        weights.write(path, self._tensors(), header)
 
     def resume(self, path: Path) -> None:
-        """Goes back to where the checkpoint was written; ValueError if it is another version's, or another Spec's."""
-        from safetensors import safe_open
+        """Goes back to where the checkpoint was written; ValueError if it is another version's, or another Spec's.
 
-        with safe_open(path, "pt", device=str(self.device)) as file:
-            header = file.metadata()
-            if header.get("format") != FORMAT:  # else what it holds under other names would be missing without a word
-                raise ValueError(f"checkpoint={path.name!r}: of an earlier version; expected none, to begin again")
-            if header["id"] != self.spec.run_id(""):  # which counts a first stage by its id, wherever it lies
-                raise ValueError(f"checkpoint={path.name!r}: of the Spec {header['spec']}; expected {self.spec}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        A damaged one is set aside, and the run begins anew.
+        """
+        try:
+            tensors, header = weights.read(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; it is {set_aside(path).name} now, and the run begins anew", stacklevel=2)
+            return
+        if header.get("format") != FORMAT:  # else what it holds under other names would be missing without a word
+            raise ValueError(f"checkpoint={path.name!r}: of an earlier version; expected none, to begin again")
+        if header["id"] != self.spec.run_id(""):  # which counts a first stage by its id, wherever it lies
+            raise ValueError(f"checkpoint={path.name!r}: of the Spec {header['spec']}; expected {self.spec}")
         found = json.loads(header["found"])
         self.done, self.validation = found["done"], found["validation"]
         self.clock.set(found["seconds"])

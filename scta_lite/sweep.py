@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from scta_lite import cost, text
-from scta_lite.files import ROOT, tidy, writable
+from scta_lite.files import ROOT, set_aside, tidy, writable
 from scta_lite.paper import PAPER
 from scta_lite.runs import machine
 from scta_lite.runs.result import read
@@ -156,9 +156,7 @@ def _is_done(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except ValueError as error:
-        aside = path.with_name(f"{path.name}.set-aside")
-        path.replace(aside)
-        tqdm.write(f"{error}; it is {aside.name} now, and the run is done anew")
+        tqdm.write(f"{error}; it is {set_aside(path).name} now, and the run is done anew")
         return False
 
 

@@ -18,7 +18,7 @@ from scta_lite.evaluate import HeldOut
 from scta_lite.files import temporary, writable
 from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
-from scta_lite.runs import machine
+from scta_lite.runs import machine, weights
 from scta_lite.runs.result import CHECKPOINT, Result, read
 from scta_lite.runs.settings import add_arguments
 from scta_lite.runs.spec import Spec
@@ -103,11 +103,12 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
     if path not in found:
         raise FileNotFoundError(f"run_id={run_id!r}: expected one of {[p.stem for p in found]}, the runs in {folder}")
     result = Result.from_dict(read(path))
-    if (weights := path.with_suffix(".safetensors")).is_file():
-        from safetensors.torch import load_file  # only here: a sweep needs no safetensors
-
+    if (file := path.with_suffix(".safetensors")).is_file():
         result.model = LanguageModel(result.spec)
-        result.model.load_state_dict(load_file(weights))
+        try:
+            result.model.load_state_dict(weights.read(file)[0])
+        except RuntimeError as error:  # other names, or other sizes
+            raise ValueError(f"{file.name}: not the model of this run ({error})") from None
     return result
 
 
@@ -154,8 +155,14 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if result.status != "ok":
         result.model = None
-        parser.exit(1, f"{parser.prog}: {result.status}: {result.reason} ({result.save(out)})\n")
-    print(result.save(out))
+    try:
+        path = result.save(out)
+    except OSError as error:  # what was measured is told, if there is no room for it
+        told = "" if (out / f"{result.run_id}.json").is_file() else f"{json.dumps(result.to_dict())}\n"
+        parser.exit(1, f"{told}{parser.prog}: {error}\n")
+    if result.status != "ok":
+        parser.exit(1, f"{parser.prog}: {result.status}: {result.reason} ({path})\n")
+    print(path)
 
 
 def _serve(spec: Spec, out: Path) -> None:

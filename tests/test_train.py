@@ -17,7 +17,7 @@ from scta_lite.files import ROOT
 from scta_lite.loop import failure, optimizers
 from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
-from scta_lite.runs import machine, timing
+from scta_lite.runs import machine, timing, weights
 from scta_lite.runs.spec import METHODS
 
 
@@ -223,6 +223,61 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(tiny, tmp_path):
         train(spec, checkpoint=tmp_path)
 
 
+HARM = {"truncated": lambda x: x[: len(x) // 2], "empty": lambda x: b"", "garbage": lambda x: b"\x80" * 99,
+        "one bit": lambda x: x[:-1] + bytes([x[-1] ^ 1])}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_begins_anew(tiny, tmp_path, harm):
+    spec = tiny("ce")
+    with pytest.raises(Interrupted):
+        train(spec, progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+    (left,) = tmp_path.glob("*.checkpoint.safetensors")
+    wrong = HARM[harm](left.read_bytes())
+    left.write_bytes(wrong)
+    with pytest.warns(UserWarning, match=f"^{left.name}: .*; it is {left.name}.set-aside now, and the run begins anew"):
+        again = train(spec, checkpoint=tmp_path)
+    assert again.loss_curve == train(spec).loss_curve
+    assert left.with_name(f"{left.name}.set-aside").read_bytes() == wrong
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_model_is_refused_by_name(tiny, tmp_path, harm):
+    path = train(tiny("ce")).save(tmp_path).with_suffix(".safetensors")
+    path.write_bytes(HARM[harm](path.read_bytes()))
+    with pytest.raises(ValueError, match=f"^{path.name}: "):
+        load(tmp_path)
+
+
+def test_another_runs_model_is_refused_by_name(tiny, tmp_path):
+    ours, other = (train(tiny(method)).save(tmp_path) for method in ("ce", "semantic"))
+    other.with_suffix(".safetensors").replace(ours.with_suffix(".safetensors"))
+    with pytest.raises(ValueError, match=f"^{ours.stem}.safetensors: not the model of this run"):
+        load(tmp_path, ours.stem)
+
+
+def full(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tiny, tmp_path, monkeypatch):
+    expected = train(tiny()).loss_curve
+    monkeypatch.setattr(weights, "_checksum", full)
+    with pytest.warns(UserWarning, match="cannot be written .*No space left.*; the training goes on"):
+        result = train(tiny(), checkpoint=tmp_path, checkpoint_s=0)
+    assert result.loss_curve == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_costs_the_model_and_not_the_run(tiny, tmp_path, monkeypatch):
+    result = train(tiny())
+    monkeypatch.setattr(weights, "_checksum", full)
+    with pytest.raises(OSError, match=r"\.safetensors: cannot be written"):
+        result.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [f"{result.run_id}.json"]
+    assert load(tmp_path).final_loss == result.final_loss
+
+
 def test_progress_is_told(tiny):
     told = []
     train(tiny(), progress=lambda *state: told.append(state))
@@ -237,8 +292,8 @@ def test_saved_runs_load_with_their_model(tiny, tmp_path, method):
     result.save(tmp_path)
     again = load(tmp_path)
     assert again.to_dict() == json.loads(json.dumps(result.to_dict())) | {"betas": (0.9, 0.999)}
-    for name, weights in result.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[name], weights)
+    for name, kept in result.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], kept)
     other = train(tiny(method, seed=9))
     other.model = None
     other.save(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scta_lite.files import replace_file
+from scta_lite.runs import weights
 from scta_lite.runs.spec import Spec
 
 CHECKPOINT = ".checkpoint.safetensors"  # how the name of a run's unfinished state ends
@@ -79,16 +80,14 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model; whole or not at all.
 
-        What the unfinished run left in the folder is removed.
+        What the unfinished run left in the folder is removed. Where there is no room for the model, the run is written
+        all the same, and its checkpoint stays; then OSError, which names the file.
         """
         path = Path(folder) / f"{self.run_id}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.model is not None:
-            from safetensors.torch import save  # only here: a sweep needs no safetensors
-
-            weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-            replace_file(path.with_suffix(".safetensors"), save(weights))
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
+        if self.model is not None:
+            weights.write(path.with_suffix(".safetensors"), self.model.state_dict())
         path.with_suffix(CHECKPOINT).unlink(missing_ok=True)
         return path
 
