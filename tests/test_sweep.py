@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import CHAT
+from conftest import CHAT, LENGTHS, SIZES
 
 from scta_lite import Spec, figures, grid, load, load_runs, sweep, train
 from scta_lite import cost as cost_module
@@ -208,23 +209,41 @@ NO_RUNS = {
 }
 
 
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """The files' texts of two runs of four steps, and the first one's Spec."""
+    specs = [
+        Spec(method=method, **{**SIZES, **LENGTHS}, corpus="zipf", device="cpu", steps=4)
+        for method in ("ce", "semantic")
+    ]
+    texts = [json.dumps(train(spec).to_dict()) for spec in specs]
+    return *texts, specs[0]
+
+
 @pytest.mark.parametrize("kind", NO_RUNS)
-def test_a_file_that_is_no_run_is_never_trusted_and_never_lost(tiny, tmp_path, kind):
-    """Named by whatever reads it; set aside by a sweep that needs its place, and the run is done anew."""
-    good, other = (train(tiny(method, steps=4)) for method in ("ce", "semantic"))
-    path = good.save(tmp_path)
-    path.with_suffix(".safetensors").unlink()
-    wrong = NO_RUNS[kind](path.read_text(), json.dumps(other.to_dict()))
-    path.write_text(wrong)
+def test_a_file_that_is_no_run_is_named_and_not_trusted(two_runs, tmp_path, kind):
+    good, other, _ = two_runs
+    path = tmp_path / f"{json.loads(good)['run_id']}.json"
+    path.write_text(NO_RUNS[kind](good, other))
     for reader in (load_runs, load):
         with pytest.raises(ValueError, match=f"^{path.name}: not a run's file") as error:
             reader(tmp_path)
         assert len(str(error.value)) < 300
-    runs = sweep([tiny("ce", steps=4)], tmp_path, progress=False)
-    assert runs.status.tolist() == ["ok"]
-    assert runs.final_loss[0] == pytest.approx(good.final_loss)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.set-aside"]
-    assert (tmp_path / f"{path.name}.set-aside").read_text() == wrong
+
+
+def test_a_sweep_sets_aside_what_is_no_run_and_does_the_run_anew(two_runs, tmp_path):
+    good, other, spec = two_runs
+    files = {}
+    for seed, kind in enumerate(("another run's", "nested without end")):
+        path = tmp_path / f"{replace(spec, seed=seed).run_id('zipf-2')}.json"
+        path.write_text(NO_RUNS[kind](good, other))
+        files[path] = path.read_text()
+    runs = sweep([replace(spec, seed=seed) for seed in range(2)], tmp_path, progress=False)
+    assert runs.status.tolist() == ["ok", "ok"]
+    assert runs.final_loss[0] == pytest.approx(json.loads(good)["final_loss"])
+    for path, wrong in files.items():
+        assert path.with_name(f"{path.name}.set-aside").read_text() == wrong
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_ratios_are_taken_round_by_round(tiny, tmp_path):
