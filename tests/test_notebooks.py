@@ -7,6 +7,7 @@ import sys
 from itertools import pairwise
 
 import ipywidgets
+import papermill
 import papermill.cli
 import papermill.parameterize
 import pytest
@@ -78,6 +79,15 @@ def test_mocks_are_parameters(notebook):
     declared = re.findall(r"^(\w+)\s*:", "".join(cell["source"]), re.M)
     assert set(cell["metadata"]["nbmake"]["mock"]) <= set(declared)
     assert all("#" in line for line in "".join(cell["source"]).splitlines())  # each parameter has its help
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_lists_every_parameter_with_its_help(path):
+    """Its --help-notebook passes over an annotation such as `str | None`."""
+    cell = parameters_cell(json.loads(path.read_text()))
+    found = papermill.inspect_notebook(path)
+    assert list(found) == re.findall(r"^(\w+)\s*:", "".join(cell["source"]), re.M)
+    assert all(parameter["help"] for parameter in found.values())
 
 
 def extremes(control):
