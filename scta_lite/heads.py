@@ -82,8 +82,9 @@ class AdaptiveHead(nn.Module):
         self.register_buffer("rank", order.argsort(descending=True, stable=True).argsort())  # (V,): 0 the most frequent
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
-        """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        return self.softmax(hidden, self.rank[target]).loss
+        """Mean loss in nats; hidden: (N, d), target: (N,). Never autocast, which torch's clusters cannot take."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.softmax(hidden, self.rank[target]).loss
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Log-probabilities (N, V); hidden: (N, d)."""

@@ -3,6 +3,7 @@
 Left out: the Transformer backbone.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
@@ -36,8 +37,9 @@ class LanguageModel(nn.Module):
             self.head.table.requires_grad_(True)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Hidden states (B, T, d) of ids (B, T)."""
-        return self.backbone(self.embed(ids))[0]
+        """Hidden states (B, T, d) of ids (B, T); the GRU is never autocast: on a GPU torch would run it in float16."""
+        with torch.autocast(ids.device.type, enabled=False):
+            return self.backbone(self.embed(ids))[0]
 
     def loss(self, ids: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats of predicting ids[:, t+1] from ids[:, :t+1]; ids: (B, T)."""

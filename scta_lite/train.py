@@ -198,7 +198,12 @@ def unfinished(spec: Spec, corpus: text.Corpus, status: str, reason: str, **foun
 
 def _is_out_of_memory(error: Exception) -> bool:
     """True too for the plain RuntimeError that torch raises on a CPU."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
+    words = (
+        "not enough memory",
+        "can't allocate memory",
+        "out of memory",
+        "alloc_failed",
+    )  # the last, cuBLAS's, cuDNN's
     return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
 
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scta_lite.losses import cosines, log_q, log_unigram, uniform
 from scta_lite.model import LanguageModel
-from scta_lite.runs.spec import SAMPLED, SAMPLERS
+from scta_lite.runs.spec import METHODS, SAMPLED, SAMPLERS
 
 
 def build(spec, seed=0):
@@ -140,6 +140,20 @@ def test_adaptive_softmax_ranks_by_frequency(tiny):
     torch.testing.assert_close(scores.logsumexp(1), torch.zeros(50), atol=1e-5, rtol=0)
     assert head.loss(hidden, target).item() == pytest.approx(F.cross_entropy(scores, target).item(), rel=1e-5)
     assert counts[head.rank.argsort()].diff().max() <= 0  # the more frequent, the nearer to the head
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "backbone"])
+def test_bfloat16_leaves_the_gru_and_the_loss_in_float32(tiny, method):
+    """On a GPU an autocast GRU is in float16; a loss near 10.8 would move in steps of 0.06 in bfloat16."""
+    model = LanguageModel(tiny(method, hidden=16), torch.arange(300))
+    ids = torch.randint(300, (2, 6))
+    plain = model.loss(ids, torch.Generator().manual_seed(0)).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden, loss = model(ids), model.loss(ids, torch.Generator().manual_seed(0))
+    assert (hidden.dtype, loss.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(hidden, model(ids), rtol=0, atol=0)
+    loss.backward()
+    assert loss.item() == pytest.approx(plain, rel=2e-2)
 
 
 def test_the_backbone_alone_keeps_its_rows(tiny):

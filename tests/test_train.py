@@ -20,6 +20,8 @@ from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, timing, weights
 from scta_lite.runs.spec import METHODS
 
+train_module = sys.modules["scta_lite.train"]  # scta_lite.train is its function
+
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])
 def test_a_seed_fixes_a_run(tiny, method):
@@ -405,3 +407,15 @@ def test_failure_is_told_with_what_was_before():
     assert failure([3.0, 2.0], 9) == {}
     assert failure([3.0, math.inf, math.nan], 9)["reason"] == "the loss is inf at step 2 of 9; it was 3 before"
     assert failure([math.nan], 9)["reason"] == "the loss is nan at step 1 of 9"
+
+
+@pytest.mark.parametrize(("error", "memory"), [
+    (MemoryError(), True),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+    (RuntimeError("CUDA error: device-side assert triggered"), False),
+])  # fmt: skip
+def test_what_counts_as_out_of_memory(error, memory):
+    assert train_module._is_out_of_memory(error) is memory

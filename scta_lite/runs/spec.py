@@ -212,7 +212,9 @@ class Spec:
     shared: int | None = _integer(0, "S, negatives shared by all positions; 0: each position has K of its own", None)
     mask_hits: bool = _one_of((True, False), "leave out a negative that is the target itself", False)
     init_std: float | None = _positive("of the semantic table; 1 is torch's default for embeddings", None)
-    precision: str = _one_of(("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast", "float32")
+    precision: str = _one_of(
+        ("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast, but for the GRU", "float32"
+    )
     threads: int | None = _integer(1, "of the CPU; by default torch's choice", None, MOST_THREADS)
     eval_examples: int = _integer(1, "held-out examples that evaluate reads, at most", 256)
 
