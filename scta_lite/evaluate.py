@@ -18,6 +18,7 @@ from scta_lite.text import Examples
 
 HITS = (1, 5, 10)
 _SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times that within one chunk
+_SCALED = 1 << 23  # the same where five arrays of float64 are made of them: 0.34 GB
 
 
 @dataclass
@@ -152,7 +153,7 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
     scale, low, high = 1.0, 1e-3, 1e3
     for _ in range(40):
         slope = curvature = 0.0
-        for scores, y in _scored(model, ids):
+        for scores, y in _pieces(_scored(model, ids), _SCALED // model.vocab):
             scores = scores.double()
             p = (scores * scale + offset).softmax(1)  # (chunk, V)
             mean = (p * scores).sum(1)
@@ -165,6 +166,12 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
         if abs(scale - before) < 1e-4 * before:
             break
     return scale
+
+
+def _pieces(scored: Iterator[tuple[Tensor, Tensor]], rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same, fewer positions at a time."""
+    for parts in scored:
+        yield from zip(*(part.split(max(1, rows)) for part in parts), strict=True)
 
 
 def _scored(model: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

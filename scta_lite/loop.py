@@ -58,8 +58,7 @@ class Training:
             last = self.done == steps or over_budget or not finite
             if self.held and finite and self._look_due(seconds, last):
                 with clock.paused():
-                    found = {"step": self.done, "seconds": seconds, **self.held.look(self.model)}
-                    self.validation.append(found)
+                    self._look(seconds)
             if last:
                 break
             if checkpoint and seconds - saved >= every_s:
@@ -147,6 +146,16 @@ class Training:
         rate = self.spec.rate(self.done + 1)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = rate * group.setdefault("initial_lr", group["lr"])
+
+    def _look(self, seconds: float) -> None:
+        """Quality on the validation half; without the memory for it the training goes on, and looks no more."""
+        try:
+            self.validation.append({"step": self.done, "seconds": seconds, **self.held.look(self.model)})
+        except (MemoryError, RuntimeError) as error:
+            if not machine.is_out_of_memory(error):
+                raise
+            warnings.warn(f"no memory was left to measure quality after step {self.done}: {error}", stacklevel=2)
+            self.held = None
 
     def _look_due(self, seconds: float, last: bool) -> bool:
         """Whether to measure quality after this step: at the Spec's marks, and at the end of an epoch or more."""

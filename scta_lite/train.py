@@ -65,7 +65,12 @@ def train(
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
         if result.validation and result.status == "ok":
-            vars(result).update(held.report(model))
+            try:
+                vars(result).update(held.report(model))
+            except (MemoryError, RuntimeError) as error:  # what was trained and timed is kept
+                if not machine.is_out_of_memory(error):
+                    raise
+                result.reason = f"no memory was left to measure quality on the test half: {error}"
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
@@ -181,7 +186,7 @@ def _serve(spec: Spec, out: Path) -> None:
         result = train(spec, progress=show)
         result.model = None
     except Exception as error:
-        status = "out_of_memory" if _is_out_of_memory(error) else "failed"
+        status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
         result = unfinished(spec, corpus, status, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     result.save(out)
 
@@ -194,17 +199,6 @@ def unfinished(spec: Spec, corpus: text.Corpus, status: str, reason: str, **foun
         needed_memory_bytes=cost.memory_bytes(spec, on.type), machine=machine.name(on), host=machine.host(on),
         date=machine.now(), **found,
     )  # fmt: skip
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """True too for the plain RuntimeError that torch raises on a CPU."""
-    words = (
-        "not enough memory",
-        "can't allocate memory",
-        "out of memory",
-        "alloc_failed",
-    )  # the last, cuBLAS's, cuDNN's
-    return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, timing, weights
 from scta_lite.runs.spec import METHODS
 
-train_module = sys.modules["scta_lite.train"]  # scta_lite.train is its function
-
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])
 def test_a_seed_fixes_a_run(tiny, method):
@@ -418,4 +416,19 @@ def test_failure_is_told_with_what_was_before():
     (RuntimeError("CUDA error: device-side assert triggered"), False),
 ])  # fmt: skip
 def test_what_counts_as_out_of_memory(error, memory):
-    assert train_module._is_out_of_memory(error) is memory
+    assert machine.is_out_of_memory(error) is memory
+
+
+def test_no_memory_for_quality_costs_no_run(tiny, monkeypatch):
+    def none_left(held, model):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    expected = train(tiny(evaluate=True, eval_every=5))
+    monkeypatch.setattr(evaluate.HeldOut, "report", none_left)
+    result = train(tiny(evaluate=True, eval_every=5))
+    assert (result.status, result.full_vocab, result.loss_curve) == ("ok", None, expected.loss_curve)
+    assert result.reason.startswith("no memory was left to measure quality on the test half")
+    monkeypatch.setattr(evaluate.HeldOut, "look", none_left)
+    with pytest.warns(UserWarning, match="no memory was left to measure quality after step 5"):
+        result = train(tiny(evaluate=True, eval_every=5))
+    assert (result.status, result.validation, result.loss_curve) == ("ok", [], expected.loss_curve)

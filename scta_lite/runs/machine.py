@@ -196,3 +196,9 @@ def _commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "scta_lite") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True too for the plain RuntimeError that torch raises on a CPU, and for cuBLAS's and cuDNN's."""
+    words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
