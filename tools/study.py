@@ -7,6 +7,7 @@ cost     step times of every method, in rounds of fresh processes, alone on the 
 tune     every method looks for its settings from the same start with the same effort: at 8,192 ten trainings of 400
          steps; at the larger V six trainings of the same seconds. `search` says how
 models   four models of V = 8,192 that are kept, and space.npz, their tokens' vectors; their runs are in `equal`
+decay    at 8,192 the weight decay of 2,500 steps: the best of 400 steps, a third of it, three times as much
 equal    every method at its own best settings, after equal steps: the paper's 2,500 (at 50,000 also 600; at 200,000 CE
          from log u stands for the four exact softmaxes)
 seconds  the same after equal seconds: as many steps as its measured step allows
@@ -170,12 +171,30 @@ def tune(vocab: int, label: str, run: Run) -> dict:
     return kept | search(start, TRIALS[vocab], score)
 
 
+@cache
+def decay(label: str, run: Run) -> float:
+    """The best weight decay of a long training: in 400 steps nothing is seen twice, and little has time to decay."""
+
+    def score(settings: list[dict]) -> list[float]:
+        at = fixed(LOW, label) | tune(LOW, label, run)
+        specs = [Spec(**planned(LOW, EQUAL[LOW][0], 0) | at | changes) for changes in settings]
+        return [found["validation"][-1]["nll"] for found in run(specs, f"{LOW}/decay")]
+
+    return search({"weight_decay": tune(LOW, label, run)["weight_decay"]}, 3, score)["weight_decay"]
+
+
+def settled(vocab: int, label: str, run: Run) -> dict:
+    """The method's settings for its whole trainings at this V."""
+    found = tune(vocab, label, run)
+    return found | {"weight_decay": decay(label, run)} if vocab == LOW else found
+
+
 def below(vocab: int, label: str, run: Run) -> dict:
-    """What the method's search found at the next smaller V; at the smallest, there itself."""
-    return tune(VOCABS[max(0, VOCABS.index(vocab) - 1)], label, run)
+    """What the search begins from: the settings of the next smaller V; at the smallest, what was found there."""
+    return tune(LOW, label, run) if vocab == LOW else settled(VOCABS[VOCABS.index(vocab) - 1], label, run)
 
 
-def chosen(vocab: int, label: str, run: Run, of: Callable = tune) -> dict[str, Any]:
+def chosen(vocab: int, label: str, run: Run, of: Callable = settled) -> dict[str, Any]:
     """All that sets a row apart from the others of its V, its schedule aside."""
     if label in PUBLISHED:
         return PUBLISHED[label]
@@ -204,9 +223,12 @@ def steps_in(seconds: float, vocab: int, label: str, run: Run) -> int:
 
 def row(vocab: int, label: str, run: Run, steps: int, seed: int, **changes: Any) -> Spec:
     """The row's training of so many steps; the published ones at the paper's constant rate."""
-    schedule = {"steps": steps} if label in PUBLISHED else scheduled(steps)
-    looks = {"eval_every": max(1, steps // 5), "seed": seed}
-    return Spec(**common(vocab) | looks | schedule | chosen(vocab, label, run) | changes)
+    schedule = {"schedule": "constant", "warmup": 0} if label in PUBLISHED else {}
+    return Spec(**planned(vocab, steps, seed) | schedule | chosen(vocab, label, run) | changes)
+
+
+def planned(vocab: int, steps: int, seed: int) -> dict[str, Any]:
+    return common(vocab) | scheduled(steps) | {"eval_every": max(1, steps // 5), "seed": seed}
 
 
 def seeds(vocab: int, label: str) -> range:
@@ -286,23 +308,32 @@ def changed(vocab: int, run: Run) -> list[Spec]:
         PRIOR: {"shared": (64, 256, 1024, 4096), "semantic_dim": (32, 256), "temperature": (0.05, 0.07, 0.1, 0.14),
                 "init_std": (0.02, 0.1, 0.3, 1.0), "sampler": ("log_uniform", "unigram^0.75", "in_batch")},
     }  # fmt: skip
-    specs = [row(vocab, label, run, TUNED_STEPS, 0, eval_every=TUNED_STEPS, **{name: value})
+    best = {label: tune(vocab, label, run) for label in values}  # in so few steps
+    specs = [row(vocab, label, run, TUNED_STEPS, 0, **best[label] | {"eval_every": TUNED_STEPS, name: value})
              for label, of in values.items() for name, some in of.items() for value in some]  # fmt: skip
-    specs.append(row(vocab, PRIOR, run, TUNED_STEPS, 0, eval_every=TUNED_STEPS, shared=0, negatives=PAPER.negatives))
+    own = {"eval_every": TUNED_STEPS, "shared": 0, "negatives": PAPER.negatives}
+    specs.append(row(vocab, PRIOR, run, TUNED_STEPS, 0, **best[PRIOR] | own))
     constant = {"schedule": "constant", "warmup": 0}
     specs += [row(vocab, label, run, EQUAL[vocab][0], 0, **constant) for label in ("CE", TUNED, PRIOR)]
     return list(dict.fromkeys(specs))
 
 
-PARTS = {"tune": tune, "cost": cost, "models": models, "equal": equal, "changed": changed, "seconds": seconds,
-         "controls": controls}  # fmt: skip
-ONLY_LOW = ("models", "changed")
+PARTS = {
+    part.__name__: part for part in (tune, cost, decay, models, equal, changed, seconds, controls)
+}  # in this order
+ONLY_LOW = ("decay", "models", "changed")
 
 
 def live(out: Path) -> Run:
     """Trains what is not there yet."""
 
     def run(specs: list[Spec], name: str, executor: Executor | None = None) -> list[dict]:
+        for spec in specs:  # a training that another part has asked for is not done twice
+            made = f"{spec.run_id(text.load(progress=False).fingerprint)}.json"
+            for path in out.glob(f"{spec.vocab}/*/{made}"):
+                if path.parent != out / name:
+                    (out / name).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, out / name)
         return sweep(specs, out / name, executor=executor, progress=executor is not None).to_dict("records")
 
     return run
@@ -318,8 +349,9 @@ def main() -> None:
     for part in asked.parts:
         vocab, kind = int(part.partition("/")[0]), part.partition("/")[2]
         with ThreadPoolExecutor(2) as two:  # at a time, a core each; but for step times
-            if kind == "tune":
-                for _ in tqdm(two.map(partial(tune, vocab, run=run), METHODS), part, total=len(METHODS)):
+            if kind in ("tune", "decay"):
+                find = partial(tune, vocab, run=run) if kind == "tune" else partial(decay, run=run)
+                for _ in tqdm(two.map(find, METHODS), part, total=len(METHODS)):
                     pass
             elif kind == "cost":
                 cost(vocab, run)
