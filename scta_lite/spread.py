@@ -50,7 +50,7 @@ def standard_error(runs: Sequence[dict], metric: str) -> float:
     """
     above, below = (x.mean(0) for x in sums(runs, metric))
     n, ratio = len(above), above.sum() / below.sum()
-    return math.sqrt(n / (n - 1) * ((above - ratio * below) ** 2).sum()) / below.sum() if n > 1 else math.nan
+    return math.sqrt(n / (n - 1) * ((above - ratio * below) ** 2).sum()) / float(below.sum()) if n > 1 else math.nan
 
 
 def difference(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from scta_lite.files import replace_file
-from scta_lite.runs import weights
 from scta_lite.runs.spec import Spec
+from scta_lite.runs.weights import write
 
 CHECKPOINT = ".checkpoint.safetensors"  # how the name of a run's unfinished state ends
 STATUSES = ("ok", "out_of_memory", "killed", "failed", "skipped")
@@ -87,7 +87,7 @@ class Result:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
         if self.model is not None:
-            weights.write(path.with_suffix(".safetensors"), self.model.state_dict())
+            write(path.with_suffix(".safetensors"), self.model.state_dict())
         path.with_suffix(CHECKPOINT).unlink(missing_ok=True)
         return path
 
