@@ -65,15 +65,20 @@ def train(
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
         if result.validation and result.status == "ok":
-            try:
-                vars(result).update(held.report(model))
-            except (MemoryError, RuntimeError) as error:  # what was trained and timed is kept
-                if not machine.is_out_of_memory(error):
-                    raise
-                result.reason = f"no memory was left to measure quality on the test half: {error}"
+            _judge(result, held)
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
+
+
+def _judge(result: Result, held: HeldOut) -> None:
+    """Adds the metrics on the test half; where there is no memory for them, what was trained and timed is kept."""
+    try:
+        vars(result).update(held.report(result.model))
+    except (MemoryError, RuntimeError) as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        result.reason = f"no memory was left to measure quality on the test half: {error}"
 
 
 def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, fingerprint: str) -> None:
