@@ -331,7 +331,7 @@ def live(out: Path) -> Run:
         for spec in specs:  # a training that another part has asked for is not done twice
             made = f"{spec.run_id(text.load(progress=False).fingerprint)}.json"
             for path in out.glob(f"{spec.vocab}/*/{made}"):
-                if path.parent != out / name:
+                if not (out / name / made).is_file():
                     (out / name).mkdir(parents=True, exist_ok=True)
                     shutil.copy(path, out / name)
         return sweep(specs, out / name, executor=executor, progress=executor is not None).to_dict("records")
