@@ -47,10 +47,10 @@ figures: install  ## draw every figure of figures/ again, from stored numbers
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python tools/bench.py
 
-study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (5 hours)
+study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 14 hours)
 	$(BIN)/python tools/study.py
 
-stages: install  ## the second stages, texts and searches that notebook 07 shows (80 minutes)
+stages: install  ## the second stages, texts and searches that notebook 07 shows, after make study (2 hours)
 	$(BIN)/python tools/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
