@@ -43,6 +43,7 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
         study.tune(vocab, label, stored)
     if "cost" in parts:
         study.cost(vocab, stored)
+    assert {key for key in stored.runs if key[0] in (f"{vocab}/tune", f"{vocab}/cost")} <= stored.asked
     try:
         for label in study.METHODS if vocab == study.LOW else ():
             study.decay(label, stored)

@@ -65,7 +65,6 @@ def second(of: Spec, kind: Kind, models: Path, steps: int, **changes) -> Spec:
         **of.changes(),
         **scheduled(steps),
         "eval_every": max(1, steps // 10),
-        "clip": None,
         **vars(kind),
         **changes,
     }
@@ -79,7 +78,7 @@ def tune(vocab: int, label: str, kind: Kind, run: Run, chosen: Run, models: Path
 
     def score(settings: list[dict]) -> list[float]:
         specs = [second(of, kind, models, steps, eval_every=steps, **rates) for rates in settings]
-        return [found["validation"][-1]["nll"] for found in run(specs, f"{vocab}/tune")]
+        return study.nlls(run(specs, f"{vocab}/tune"))
 
     if kind.freeze:  # the table alone is trained
         return study.search({"table_lr": start["table_lr"]}, TRIALS, score)

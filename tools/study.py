@@ -2,7 +2,6 @@
 
 For V = 8,192, 50,000 and 200,000, each in a folder of its own:
 
-controls a bigram and a trigram of the same text, with the seconds to count it
 cost     step times of every method, in rounds of fresh processes, alone on the machine
 tune     every method looks for its settings from the same start with the same effort: at 8,192 ten trainings of 400
          steps; at the larger V six trainings of the same seconds. `search` says how
@@ -12,6 +11,7 @@ equal    every method at its own best settings, after equal steps: the paper's 2
          from log u stands for the four exact softmaxes)
 seconds  the same after equal seconds: as many steps as its measured step allows
 changed  what each setting does, one at a time; and the same with a constant rate (8,192 alone)
+controls a bigram and a trigram of the same text, with the seconds to count it
 
 A step's time comes from `cost` alone, so that the trainings themselves may share the machine. Settings are chosen on
 the validation half of the held-out text. `tools/study.py 8192/tune 8192/equal` does a part; `--out` names the folder.
@@ -104,15 +104,15 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
     neighbours. Where at the end a best value lies on the edge of what was tried, the next is tried too, beyond the
     number of trials. `score` gives the validation NLL of each of some settings.
     """
-    best, tried, nlls = start, [], []
+    best, tried, scores = start, [], []
 
     def look(settings: list[dict], most: int) -> bool:
         """Tries what is new of it, up to so many in all; whether that is better than all before."""
         nonlocal best
         new, before = [s for s in settings if s not in tried][: max(0, most - len(tried))], best
         tried.extend(new)
-        nlls.extend(score(new) if new else [])
-        best = tried[nlls.index(min(nlls))]
+        scores.extend(score(new) if new else [])
+        best = tried[scores.index(min(scores))]
         return best != before
 
     def moved(axis: str, steps: int) -> list[dict]:
@@ -132,6 +132,11 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
     while any(look(moved(*edge), len(tried) + 1) for edge in edges(tried, best)):
         pass
     return best
+
+
+def nlls(runs: list[dict]) -> list[float]:
+    """The NLL of each on the validation half at its end; of a run that failed, whose setting will not do, ∞."""
+    return [found["validation"][-1]["nll"] if found["status"] == "ok" else math.inf for found in runs]
 
 
 def edges(tried: list[dict], best: dict) -> list[tuple[str, int]]:
@@ -165,8 +170,7 @@ def tune(vocab: int, label: str, run: Run) -> dict:
     always = common(vocab) | scheduled(steps) | {"eval_every": steps} | fixed(vocab, label) | kept
 
     def score(settings: list[dict]) -> list[float]:
-        runs = run([Spec(**always | changes) for changes in settings], f"{vocab}/tune")
-        return [found["validation"][-1]["nll"] if found["status"] == "ok" else math.inf for found in runs]
+        return nlls(run([Spec(**always | changes) for changes in settings], f"{vocab}/tune"))
 
     return kept | search(start, TRIALS[vocab], score)
 
@@ -178,7 +182,7 @@ def decay(label: str, run: Run) -> float:
     def score(settings: list[dict]) -> list[float]:
         at = fixed(LOW, label) | tune(LOW, label, run)
         specs = [Spec(**planned(LOW, EQUAL[LOW][0], 0) | at | changes) for changes in settings]
-        return [found["validation"][-1]["nll"] for found in run(specs, f"{LOW}/decay")]
+        return nlls(run(specs, f"{LOW}/decay"))
 
     return search({"weight_decay": tune(LOW, label, run)["weight_decay"]}, 3, score)["weight_decay"]
 
