@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import stages
 import study
 
-RUNS = ROOT / "data" / "runs" / "intel-xeon-2-cores"
+RUNS = ROOT / "data" / "runs" / "two-cores"
 
 
 class Stored:

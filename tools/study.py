@@ -164,7 +164,8 @@ def tune(vocab: int, label: str, run: Run) -> dict:
     if vocab == LOW:
         steps, start, kept = TUNED_STEPS, START | own, {}
     else:
-        kept, steps = below(vocab, label, run), steps_in(TUNED_S[vocab], vocab, label, run)
+        kept = settled(VOCABS[VOCABS.index(vocab) - 1], label, run)
+        steps = steps_in(TUNED_S[vocab], vocab, label, run)
         axes = ("table_lr", "temperature", "lr") if "temperature" in own else ("table_lr", "lr")
         start = {axis: kept[axis] for axis in axes}
     always = common(vocab) | scheduled(steps) | {"eval_every": steps} | fixed(vocab, label) | kept
@@ -193,11 +194,6 @@ def settled(vocab: int, label: str, run: Run) -> dict:
     return found | {"weight_decay": decay(label, run)} if vocab == LOW else found
 
 
-def below(vocab: int, label: str, run: Run) -> dict:
-    """What the search begins from: the settings of the next smaller V; at the smallest, what was found there."""
-    return tune(LOW, label, run) if vocab == LOW else settled(VOCABS[VOCABS.index(vocab) - 1], label, run)
-
-
 def chosen(vocab: int, label: str, run: Run, of: Callable = settled) -> dict[str, Any]:
     """All that sets a row apart from the others of its V, its schedule aside."""
     if label in PUBLISHED:
@@ -209,11 +205,11 @@ def chosen(vocab: int, label: str, run: Run, of: Callable = settled) -> dict[str
 
 @cache
 def cost(vocab: int, run: Run) -> dict[str, list[dict]]:
-    """Of each row the runs that measure its step, one a round."""
+    """Of each row the runs that measure its step, one a round; at any V with the settings of the smallest."""
     steps = {label: 10 if vocab == HIGH and label in EXACT else 30 for label in LABELS}
     specs = {
         (label, seed): Spec(vocab=vocab, steps=steps[label], seed=seed,
-                            **{"optimizer": "rows"} | chosen(vocab, label, run, below))
+                            **{"optimizer": "rows"} | chosen(vocab, label, run, lambda _, *of: tune(LOW, *of)))
         for seed in range(ROUNDS) for label in LABELS
     }  # fmt: skip
     found = dict(zip(specs.values(), run(list(specs.values()), f"{vocab}/cost"), strict=True))
