@@ -7,7 +7,7 @@ TWO := -n 2  # two processes, each with one thread of torch: with two each they 
 
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: help install demo lab test lint notebooks figures bench study stages clean
+.PHONY: help install demo lab test lint notebooks figures bench study stages drill reproduce clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ bench: install  ## step times of every method, in rounds of fresh processes, as 
 
 study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 14 hours)
 	$(BIN)/python tools/study.py
+
+drill: install  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
+	$(BIN)/python tools/drill.py --save
+
+reproduce: install  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-0ab51994
+	$(BIN)/python tools/reproduce.py $(RUN)
 
 stages: install  ## the second stages, texts and searches that notebook 07 shows, after make study (2 hours)
 	$(BIN)/python tools/stages.py

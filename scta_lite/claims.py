@@ -4,7 +4,8 @@ import json
 
 import pandas as pd
 
-from scta_lite.files import in_clone, published
+from scta_lite.files import in_clone
+from scta_lite.paper import published_table
 
 VERDICTS = ("supported", "partly", "not comparable", "contradicted", "open")
 
@@ -15,7 +16,7 @@ def claims() -> pd.DataFrame:
     `value` (measured), `verdict` and `why` come from `data/results/`, from the last notebook there that settles the
     claim, which `settled_in` names; a claim that none settles yet is "open", with `notebook` the one that will.
     """
-    table = pd.read_csv(published("claims.csv")).set_index("id")
+    table = _paper()
     found = {}
     for path in sorted(in_clone("data", "results").glob("*.json")):
         for claim, finding in json.loads(path.read_text())["claims"].items():
@@ -24,13 +25,18 @@ def claims() -> pd.DataFrame:
     return table.join(findings).fillna({"verdict": "open"}).reset_index()
 
 
+def _paper() -> pd.DataFrame:
+    """What the paper says, by the claim's id."""
+    return published_table("claims.csv", {"id", "claim", "notebook", "where"}).set_index("id")
+
+
 def settle(notebook: str, findings: dict[str, tuple[str, str, str]], *, save: bool) -> pd.DataFrame:
     """A notebook's verdicts as a table: `findings` maps a claim's id to (verdict, measured value, one sentence why).
 
     With `save` they are written to `data/results/<notebook>.json`, where `claims` finds them. ValueError for a verdict
     that is not one of VERDICTS, or a claim that the paper does not make.
     """
-    known = set(pd.read_csv(published("claims.csv")).id)
+    known = set(_paper().index)
     for claim, (verdict, *_) in findings.items():
         if verdict not in VERDICTS or claim not in known:
             raise ValueError(f"{claim}={verdict!r}: expected one of C1 … F6 and a verdict of {', '.join(VERDICTS)}")

@@ -8,12 +8,18 @@ import os
 import re
 import socket
 import tempfile
+import time
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there `alone` does not wait
+    fcntl = None
 
 _PACKAGE = Path(__file__).resolve().parent
 _CLONE = (_PACKAGE.parent / "data" / "paper").is_dir()
@@ -43,6 +49,9 @@ def temporary(path: Path) -> Path:
 
 def tidy(folder: Path) -> None:
     """Removes what processes of this machine that are no longer alive left unfinished in the folder."""
+    for lock in folder.glob(".*.lock"):
+        with _locked(lock):
+            pass  # if nobody has it, it goes
     for part in folder.glob(".*.part"):
         found = re.search(r"\.(\d+)@(.+)\.part$", part.name)
         if found and found[2] == socket.gethostname() and not _alive(int(found[1])):
@@ -59,6 +68,46 @@ def _alive(process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextmanager
+def alone(path: Path, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Waits until no other process is in here with the same path, or until `stopped()`.
+
+    The lock is the kernel's, on a hidden file beside the path: it ends with its process, however that ends. Where
+    there are no locks nobody waits, and what two processes make is the same twice.
+    """
+    while True:
+        with _locked(path.with_name(f".{path.name}.lock")) as mine:
+            if mine or stopped():
+                yield
+                return
+        time.sleep(0.1)
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[bool]:
+    """Whether this lock is ours, or there can be none; ours is removed at the end."""
+    try:
+        file = lock.open("a")
+    except OSError:  # as in a folder that can no longer be written
+        yield True
+        return
+    with file:
+        mine = True
+        try:
+            fcntl and fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = os.path.samestat(os.fstat(file.fileno()), lock.stat())  # not one that its owner has just removed
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield mine
+        finally:
+            if mine:
+                with suppress(OSError):
+                    lock.unlink()
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def published_runs() -> pd.DataFrame:
     >>> published_runs().query("machine == 'RTX A6000' and method == 'semantic'").speedup.round(2).tolist()
     [1.61, 2.97, 4.43]
     """
-    runs = _read("runs.csv", {"gpu", "vocab", "method", "seconds", "viable"})
+    runs = _of_runs("runs.csv", {"gpu", "vocab", "method", "seconds", "viable"})
     runs["status"] = runs.pop("viable").map({True: "ok", False: "killed"})
     runs["step_ms"] = 1e3 * runs.seconds / (PAPER.epochs * (PAPER.examples // PAPER.batch))
     ce = runs[runs.method == "ce"].set_index(["machine", "vocab"]).seconds
@@ -52,11 +52,20 @@ def published_runs() -> pd.DataFrame:
 
 def published_epoch_losses() -> pd.DataFrame:
     """The first and last training loss of each epoch in the paper, in nats, with the change that its text states."""
-    return _read("epoch_losses.csv", {"gpu", "vocab", "method", "epoch", "first", "last"})
+    return _of_runs("epoch_losses.csv", {"gpu", "vocab", "method", "epoch", "first", "last"})
 
 
-def _read(name: str, columns: set[str]) -> pd.DataFrame:
-    table = pd.read_csv(published(name))
+def published_table(name: str, columns: set[str]) -> pd.DataFrame:
+    """The table of that name as it stands; ValueError, which names it, where it is none or a column is missing."""
+    try:
+        table = pd.read_csv(published(name))
+    except ValueError as error:
+        raise ValueError(f"data/paper/{name}: no table ({error})") from None
     if missing := columns - set(table):
         raise ValueError(f"data/paper/{name}: the columns {sorted(missing)} are missing")
+    return table
+
+
+def _of_runs(name: str, columns: set[str]) -> pd.DataFrame:
+    table = published_table(name, columns)
     return table.assign(method=table.method.str.lower()).rename(columns={"gpu": "machine"})

@@ -22,7 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from scta_lite import cost, text
-from scta_lite.files import ROOT, set_aside, tidy, writable
+from scta_lite.files import ROOT, alone, set_aside, tidy, writable
 from scta_lite.paper import PAPER
 from scta_lite.runs import machine
 from scta_lite.runs.result import read
@@ -66,7 +66,7 @@ def sweep(
     paths = {folder / f"{spec.run_id(fingerprints[spec])}.json": spec for spec in specs}
     todo = {path: spec for path, spec in paths.items() if not (resume and _is_done(path))}
     stop = threading.Event() if executor is None else None
-    run = partial(run_process, folder=folder, force=force, stop=stop)
+    run = partial(run_process, folder=folder, resume=resume, force=force, stop=stop)
     pool = executor or ThreadPoolExecutor(max_workers=1)
     pending = {pool.submit(run, spec): path for path, spec in todo.items()}
     try:
@@ -95,10 +95,22 @@ def _texts(specs: list[Spec], progress: bool) -> tuple[dict[Spec, str], list[str
     return fingerprints, list(dict.fromkeys(said))
 
 
-def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.Event | None = None) -> None:
-    """One run in a process of its own; its file stands in `folder` afterwards, whatever became of it."""
-    corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
+def run_process(
+    spec: Spec, folder: Path, resume: bool = True, force: bool = False, stop: threading.Event | None = None
+) -> None:
+    """One run in a process of its own; its file stands in `folder` afterwards, whatever became of it.
+
+    A run that another process is at is waited for, and with `resume` taken as it is.
+    """
+    corpus, stop = text.load(spec.corpus, max_characters=spec.max_characters, progress=False), stop or threading.Event()
     path = folder / f"{spec.run_id(corpus.fingerprint)}.json"
+    with alone(path, stop.is_set):
+        if not (stop.is_set() or (resume and _is_done(path))):
+            _run(spec, corpus, path, force, stop)
+
+
+def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: threading.Event) -> None:
+    folder = path.parent
     fitting, needed, free = cost.fits(spec)
     if not fitting and not force:
         reason = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
@@ -106,7 +118,6 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
         return
     command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", str(folder), "--child"]
     environment = {**{name: str(size) for name, size in HEAP.items()}, **os.environ}
-    stop = stop or threading.Event()
     with tempfile.TemporaryFile() as output:  # the child lives as long as its standard input is open
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
         while child.poll() is None and not stop.wait(0.1):
@@ -122,7 +133,10 @@ def run_process(spec: Spec, folder: Path, force: bool = False, stop: threading.E
         how = f"ended by {signal.Signals(-child.returncode).name}" if killed else f"{(said or ['no message'])[-1]}"
         memory = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB were free"
         reason = f"{how} after step {step} of {steps}; {memory}"
-        unfinished(spec, corpus, "killed" if killed else "failed", reason, free_memory_bytes=free).save(folder)
+        try:
+            unfinished(spec, corpus, "killed" if killed else "failed", reason, free_memory_bytes=free).save(folder)
+        except OSError as error:  # nothing can be recorded any more: what was measured is told
+            raise OSError(f"{path}: cannot be written ({error.strerror or error}); the run: {' '.join(said)}") from None
 
 
 def _watch(pending: dict, progress: bool) -> None:
@@ -153,7 +167,7 @@ def _is_done(path: Path) -> bool:
     """Whether the run's file is there and final. One that is no run's, or another's, gets another name."""
     try:
         return read(path)["status"] in FINAL
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except ValueError as error:
         tqdm.write(f"{error}; it is {set_aside(path).name} now, and the run is done anew")

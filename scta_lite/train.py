@@ -193,7 +193,10 @@ def _serve(spec: Spec, out: Path) -> None:
     except Exception as error:
         status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
         result = unfinished(spec, corpus, status, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
-    result.save(out)
+    try:
+        result.save(out)
+    except OSError as error:  # the sweep tells it
+        sys.exit(f"{json.dumps(result.to_dict())}\n{type(error).__name__}: {error}")
 
 
 def unfinished(spec: Spec, corpus: text.Corpus, status: str, reason: str, **found) -> Result:

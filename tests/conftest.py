@@ -1,8 +1,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from scta_lite import Spec
+
+settings.register_profile("ci", max_examples=200, database=None)
+settings.register_profile("drill", max_examples=10_000, database=None)
+settings.load_profile("ci")
 
 CHAT = Path(__file__).parent / "chat.json"
 SIZES = {"vocab": 300, "hidden": 8, "semantic_dim": 4, "negatives": 3}

@@ -1,11 +1,13 @@
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +18,9 @@ from conftest import CHAT, LENGTHS, SIZES
 from scta_lite import Spec, figures, grid, load, load_runs, sweep, train
 from scta_lite import cost as cost_module
 from scta_lite.files import ROOT
+from scta_lite.runs.settings import arguments
 from scta_lite.runs.table import ratios
+from scta_lite.text import corpus as corpus_module
 
 ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
 
@@ -244,6 +248,73 @@ def test_a_sweep_sets_aside_what_is_no_run_and_does_the_run_anew(two_runs, tmp_p
     for path, wrong in files.items():
         assert path.with_name(f"{path.name}.set-aside").read_text() == wrong
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_two_sweeps_of_one_folder_do_each_run_once(tiny, tmp_path, monkeypatch):
+    """Both on a cold cache, each with four workers: what one does the other waits for, and takes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    begun, built = [], []
+    popen, build = subprocess.Popen, corpus_module.build
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: (begun.append(a), popen(*a, **k))[1])
+    monkeypatch.setattr(corpus_module, "build", lambda *a, **k: (built.append(a), build(*a, **k))[1])
+    specs = [tiny(corpus=str(CHAT), vocab=400, seed=seed) for seed in range(4)]
+    tables = []
+
+    def one():
+        with ThreadPoolExecutor(4) as pool:
+            tables.append(sweep(specs, tmp_path / "runs", executor=pool, progress=False))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == len(specs)
+    assert len(built) == 1
+    assert tables[0].equals(tables[1])
+    assert set(files(tmp_path / "runs")) == {f"{run_id}.json" for run_id in tables[0].run_id}
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def test_a_folder_that_is_gone_half_way_costs_no_finished_run(tiny, tmp_path):
+    folder = tmp_path / "runs"
+    specs = [tiny(), tiny(seed=1)]
+
+    class Meanwhile(ThreadPoolExecutor):
+        def submit(self, run, spec):
+            def then():
+                if spec == specs[1]:
+                    folder.rename(tmp_path / "moved")
+                    folder.write_text("")
+                run(spec)
+
+            return super().submit(then)
+
+    with Meanwhile(1) as pool, pytest.raises(OSError, match=r"runs.*json: cannot be written \(.*\); the run: "):
+        sweep(specs, folder, executor=pool, progress=False)
+    assert load_runs(tmp_path / "moved").status.tolist() == ["ok"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size by the shell's ulimit")
+def test_a_full_disk_ends_the_sweep_which_tells_what_it_measured(tiny, tmp_path):
+    """No file may be larger than 1 KB, as on a disk with no more room: no run can be recorded."""
+    words = arguments(tiny())
+    train(tiny())  # its ids are in the cache
+    command = f"ulimit -f 1; exec {sys.executable} -m scta_lite.sweep {shlex.join(words)} --out {tmp_path}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(r"json: cannot be written \(File too large\); the run: \{.*\"step_ms\": \d", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not files(tmp_path)
+
+
+def test_a_folder_under_a_runs_name_is_set_aside(tiny, tmp_path):
+    path = tmp_path / f"{tiny().run_id('zipf-2')}.json"
+    (path / "below").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"^{path.name}: not a run's file"):
+        load_runs(tmp_path)
+    assert sweep([tiny()], tmp_path, progress=False).status.tolist() == ["ok"]
+    assert (tmp_path / f"{path.name}.set-aside" / "below").is_dir()
 
 
 def test_ratios_are_taken_round_by_round(tiny, tmp_path):

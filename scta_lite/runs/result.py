@@ -108,7 +108,9 @@ def read(path: Path) -> dict:
                 raise ValueError(f"{f.name}={value!r}: expected a number")
         if path.stem != (run_id := Result.from_dict(run).run_id):
             raise ValueError(f"it is of the run {run_id}")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ValueError(f"{path.name}: not a run's file ({said})") from None
     return run

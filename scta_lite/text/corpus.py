@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from scta_lite import checks
-from scta_lite.files import cache, sealed
+from scta_lite.files import alone, cache, sealed
 from scta_lite.losses import log_uniform
 from scta_lite.text.building import CACHE, HELD_OUT, KEPT, build, installed, origin
 from scta_lite.text.examples import BLOCK, Examples, Stored, examples, save
@@ -27,6 +27,7 @@ from scta_lite.text.repeats import RUN
 from scta_lite.text.vocabulary import BYTES, Vocabulary
 
 MAX_CHARACTERS = 64_000_000  # of a corpus that are used, unless more are asked for
+MAX_DRAWN = 1 << 26  # ids of "zipf"; a training that needs more goes through them again
 PARTS = ("train", "heldout")
 
 
@@ -92,15 +93,16 @@ class Corpus:
         """Training ids and held-out ids below `vocab`, where they lie."""
         if self.ids_made_elsewhere:
             return _checked(self.ids_made_elsewhere, vocab)
-        needed = needed or 1_000_000
+        needed = min(needed or 1_000_000, MAX_DRAWN)
         train, heldout = (self.folder / f"{part}_{vocab}.npy" for part in PARTS)
         if not self.has_text:
             train = train.with_stem(f"{train.stem}_{needed}")
-        sound = [sealed(path) for path in (train, heldout)]
-        if not all(sound):
-            made = self._encoded(vocab) if self.has_text else (_zipf(vocab, needed, 0), _zipf(vocab, 100_000, 1))
-            for path, blocks in zip((train, heldout), made, strict=True):
-                save(path, blocks)
+        with alone(train):
+            sound = [sealed(path) for path in (train, heldout)]
+            if not all(sound):
+                made = self._encoded(vocab) if self.has_text else (_zipf(vocab, needed, 0), _zipf(vocab, 100_000, 1))
+                for path, blocks in zip((train, heldout), made, strict=True):
+                    save(path, blocks)
         return Stored(train), Stored(heldout)
 
     def statistics(self, vocab: int, seq_len: int = 64) -> pd.DataFrame:
@@ -164,14 +166,14 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
         return Corpus(path.name, digest, {"documents": None, "note": "ids made elsewhere"}, home / digest, path)
     key = repr((CACHE, max_characters, origin(path)))
     folder = home / hashlib.sha256(key.encode()).hexdigest()[:12]
-    sound = [sealed(folder / name) for name in KEPT]  # of all, so that each damaged one is told
-    if not all(sound):
-        left_out: Counter = Counter()
-        found = installed(left_out) if path is None else documents(path, left_out)
-        shown = tqdm(
-            found, f"reading {path.name if path else 'the installed text'}", unit=" documents", disable=not progress
-        )
-        build(folder, shown, left_out, corpus, max_characters, clean=path is None)
+    with alone(folder):
+        sound = [sealed(folder / name) for name in KEPT]  # of all, so that each damaged one is told
+        if not all(sound):
+            left_out: Counter = Counter()
+            found = installed(left_out) if path is None else documents(path, left_out)
+            named = f"reading {path.name if path else 'the installed text'}"
+            build(folder, tqdm(found, named, unit=" documents", disable=not progress), left_out, corpus, max_characters,
+                  clean=path is None)  # fmt: skip
     about = json.loads((folder / "about.json").read_text())
     return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
 
@@ -187,7 +189,7 @@ def _checked(path: Path, vocab: int) -> tuple[Stored, Stored]:
     """Training ids and held-out ids of a .npy file made elsewhere, the last 3% of them."""
     try:
         ids = Stored(path)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, EOFError) as error:
         raise ValueError(f"corpus={path.name!r}: expected a .npy file of integers, in C's order ({error})") from None
     integers = np.issubdtype(ids.dtype, np.integer) and len(ids) > 0
     if not integers or not all(block.min() >= 0 and block.max() < vocab for block in ids.blocks()):

@@ -16,7 +16,7 @@ from torch import Tensor
 from scta_lite import checks
 from scta_lite.files import replacing, seal
 
-BLOCK = 1 << 22  # ids that are read or made at a time
+BLOCK = 1 << 20  # ids that are read or made at a time
 SEEN = 0.02  # of held-out words that training may have in runs, before it is said
 
 
