@@ -60,3 +60,13 @@ def positive(name: str, value: Any) -> None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: expected a finite number above 0")
+
+
+def printable(text: str) -> str:
+    r"""The text as a terminal may have it: what it would obey, such as an escape sequence, is written out.
+
+    >>> print(printable("a token \x1b[31m, a line\nand another"))
+    a token \x1b[31m, a line
+    and another
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

@@ -89,6 +89,7 @@ def alone(path: Path, stopped: Callable[[], bool] = lambda: False) -> Iterator[N
 def _locked(lock: Path) -> Iterator[bool]:
     """Whether this lock is ours, or there can be none; ours is removed at the end."""
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     except OSError:  # as in a folder that can no longer be written
         yield True

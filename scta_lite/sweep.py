@@ -22,6 +22,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from scta_lite import cost, text
+from scta_lite.checks import printable
 from scta_lite.files import ROOT, alone, set_aside, tidy, writable
 from scta_lite.paper import PAPER
 from scta_lite.runs import machine
@@ -62,7 +63,7 @@ def sweep(
             machine.device(spec.device)
     fingerprints, said = _texts(specs, progress)
     for line in said if progress else ():
-        tqdm.write(line)
+        tqdm.write(printable(line))
     paths = {folder / f"{spec.run_id(fingerprints[spec])}.json": spec for spec in specs}
     todo = {path: spec for path, spec in paths.items() if not (resume and _is_done(path))}
     stop = threading.Event() if executor is None else None
@@ -110,6 +111,7 @@ def run_process(
 
 
 def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: threading.Event) -> None:
+    """The run in a process of its own, or why it is not begun."""
     folder = path.parent
     fitting, needed, free = cost.fits(spec)
     if not fitting and not force:
@@ -206,7 +208,7 @@ def _report(runs: pd.DataFrame, out: str | Path) -> None:
     print(ratios(runs).to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
     print("ms: medians; ratio: of the step to semantic's with a dense optimiser; _q1, _q3: quartiles over the rounds")
     for run in runs[runs.status != "ok"].itertuples():
-        print(f"{run.run_id}: {run.status}: {run.reason}")
+        print(printable(f"{run.run_id}: {run.status}: {run.reason}"))
     print(f"{len(runs)} runs in {out}")
 
 

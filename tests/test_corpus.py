@@ -429,3 +429,14 @@ def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path, monkeypatch, name, h
     else:
         assert [str(w.message) for w in told] == [f"{name} is damaged: it is {aside} now, and it is made anew"]
         assert aside.read_bytes() == HARM[harm](before)
+
+
+def test_ids_without_text_are_drawn_up_to_a_bound(tmp_path, monkeypatch):
+    """As for 20,000 examples of 200,000 tokens: what does not fit is cycled, and said."""
+    monkeypatch.setattr(corpus_module, "MAX_DRAWN", 5_000)
+    examples = text.load("zipf").examples(300, 1_000, 20_000)
+    assert len(examples) == 5
+    assert examples.counts.sum() == 5_000
+    assert examples.caveats(20_000, False) == [
+        "corpus='zipf': it has 5 examples of 1000 tokens at V = 300; an epoch of 20,000 goes through them 4000.0 times"
+    ]

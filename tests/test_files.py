@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from scta_lite import files
-from scta_lite.files import ROOT, becoming, replace_file, temporary, tidy
+from scta_lite.files import ROOT, alone, becoming, replace_file, temporary, tidy
 
 DYING = """
 import os, signal, sys
@@ -92,3 +94,49 @@ def test_a_cache_that_cannot_be_written_is_a_temporary_folder(tmp_path, monkeypa
         found = files.cache()
     assert found.parent == tmp_path
     assert found.is_dir()
+
+
+def test_one_at_a_time(tmp_path):
+    inside, most = [], []
+
+    def once():
+        with alone(tmp_path / "new" / "run.json"):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+
+    threads = [threading.Thread(target=once) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
+    assert not list((tmp_path / "new").iterdir())
+
+
+HOLDING = """
+import os, signal, sys
+from pathlib import Path
+from scta_lite.files import alone
+with alone(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_dead_process_holds_nothing(tmp_path):
+    subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / "run.json")], cwd=ROOT)
+    assert [p.name for p in tmp_path.iterdir()] == [".run.json.lock"]
+    tidy(tmp_path)
+    assert not list(tmp_path.iterdir())
+    subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / "run.json")], cwd=ROOT)
+    with alone(tmp_path / "run.json"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_waits_can_be_stopped(tmp_path):
+    with alone(tmp_path / "run.json"):
+        with alone(tmp_path / "run.json", stopped=lambda: True):  # does not wait for ever
+            pass
+        assert (tmp_path / ".run.json.lock").is_file()  # it is still held

@@ -432,3 +432,21 @@ def test_no_memory_for_quality_costs_no_run(tiny, monkeypatch):
     with pytest.warns(UserWarning, match="no memory was left to measure quality after step 5"):
         result = train(tiny(evaluate=True, eval_every=5))
     assert (result.status, result.validation, result.loss_curve) == ("ok", [], expected.loss_curve)
+
+
+EXTREMES = ({"temperature": 1e-8}, {"temperature": 1e8}, {"negatives": 1}, {"vocab": 20, "negatives": 1},
+            {"seq_len": 2}, {"examples": 1, "batch": 1, "epochs": 4}, {"semantic_dim": 1}, {"lr": 1e-30}, {"clip": 1e-30},
+            {"init_std": 1e-30}, {"init_std": 1e30}, {"lr": 1e30, "weight_decay": 0.0})  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["ce", "ce_chunked", "ce_lowrank", "adaptive", "semantic", "semantic_prior"])
+@pytest.mark.parametrize("changes", EXTREMES, ids=str)
+def test_extreme_settings_give_numbers_or_say_why_not(tiny, method, changes):
+    """What is drawn too large, or moved too far, overflows float32: that run is failed, and says at which step."""
+    result = train(tiny(method, **{"hidden": 16, "optimizer": "rows", "evaluate": True, "eval_examples": 8} | changes))
+    if max(changes.values()) == 1e30 and result.status == "failed":
+        assert re.match(r"the loss is (nan|inf) at step \d+", result.reason)
+        return
+    assert result.status == "ok"
+    assert math.isfinite(result.final_loss)
+    assert result.full_vocab is None or math.isfinite(result.full_vocab["nll"])

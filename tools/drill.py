@@ -5,6 +5,7 @@ disk       a training whose files may not grow beyond a random size, as on a ful
 crowd      two sweeps with four workers each on one folder and one cold cache
 memory     what `cost.memory_bytes` says against the measured peak, by method, optimizer and vocabulary
 speed      the time to read 2,000 runs, and what a run costs a sweep beyond its training
+bits       the same trainings twice, and on two older instruction sets: how far their losses are apart
 fuzz       10,000 cases each of tests/test_fuzz.py
 
 `tools/drill.py kills disk` does a part. The rows of a part replace those in data/results/drill.csv with --save.
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -150,7 +152,7 @@ def tried(fault: str, once, times: int, kept_by: str) -> dict:
 def memory(times: int, folder: Path) -> list[dict]:
     pairs = [(m, o) for m in ("ce", "ce_chunked", "ce_lowrank", "adaptive", "semantic", "semantic_prior",
                               "sampled_softmax") for o in ("dense", "rows")]  # fmt: skip
-    specs = [Spec(method=m, optimizer=o, vocab=V, steps=4, corpus="zipf", device="cpu")
+    specs = [Spec(method=m, optimizer=o, vocab=V, steps=2, corpus="zipf", device="cpu")
              for V in (20_000, 60_000, 200_000) for m, o in pairs]  # fmt: skip
     runs = sweep(specs, folder / "memory")
     ratio = (runs.needed_memory_bytes / runs.peak_memory_bytes).astype(float)
@@ -177,6 +179,25 @@ def speed(times: int, folder: Path) -> list[dict]:
     ]
 
 
+def bits(times: int, folder: Path) -> list[dict]:
+    losses, older = {}, {"default": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"},
+                         "avx2": {"ATEN_CPU_CAPABILITY": "avx2"}}  # fmt: skip
+    for name, environment in {"here": {}, "again": {}, **older}.items():
+        for spec in SHORT:
+            subprocess.run(
+                command(spec, folder / name), check=True, capture_output=True, env={**os.environ, **environment}
+            )
+        losses[name] = np.array([run["loss_curve"]["loss"] for run in said(folder / name).values()])
+    apart = {name: np.abs(found - losses["here"]).max() for name, found in losses.items()}
+    most = max(apart["default"], apart["avx2"])
+    return [
+        {"fault": "the same training again, bit for bit", "tried": len(SHORT), "lost": int(apart["again"] > 0),
+         "tests": "test_train.py"},
+        {"fault": f"on older instruction sets: {most:.0e} nats apart", "tried": 2 * len(SHORT), "lost": int(most > 1e-4),
+         "tests": ""},
+    ]  # fmt: skip
+
+
 def fuzz(times: int, folder: Path) -> list[dict]:
     words = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--hypothesis-profile=drill", "tests/test_fuzz.py"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
@@ -186,7 +207,7 @@ def fuzz(times: int, folder: Path) -> list[dict]:
     return [{"fault": "arbitrary input", "tried": 10_000 * count, "lost": failed, "tests": "test_fuzz.py"}]
 
 
-PARTS = {part.__name__: part for part in (kills, disk, crowd, memory, speed, fuzz)}
+PARTS = {part.__name__: part for part in (kills, disk, crowd, memory, speed, bits, fuzz)}
 TIMES = {"kills": 50, "disk": 20, "crowd": 10}
 
 
@@ -203,9 +224,9 @@ def main() -> None:
     for part in asked.parts:
         with tempfile.TemporaryDirectory() as folder:
             found[part] = PARTS[part](asked.times or TIMES.get(part, 1), Path(folder))
-    table = pd.DataFrame([{"part": part, **row} for part in PARTS for row in found.get(part, ())])
-    if asked.save:
-        replace_file(TABLE, table.to_csv(index=False).encode())
+        table = pd.DataFrame([{"part": name, **row} for name in PARTS for row in found.get(name, ())])
+        if asked.save:
+            replace_file(TABLE, table.to_csv(index=False).encode())
     print(table.to_string(index=False))
     sys.exit(int(table.lost.sum() > 0))
 

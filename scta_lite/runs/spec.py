@@ -33,21 +33,21 @@ def _field(check: Callable[[Any], Any], expected: str, meaning: str, default: An
 
 
 def _number(value: Any) -> float | None:
-    """A finite real number below 2^63, or None for anything else; a bool is no number."""
+    """A finite real number, or None for anything else; a bool is no number."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return None
     try:
-        return value if -(2**63) < value < 2**63 else None
-    except (ArithmeticError, TypeError, ValueError):  # Decimal("NaN"), an array
+        return value if math.isfinite(value) else None
+    except (ArithmeticError, TypeError, ValueError):  # larger than any float; an array
         return None
 
 
-def _integer(least: int, meaning: str, default: Any = MISSING, most: int = 2**63) -> Any:
+def _integer(least: int, meaning: str, default: Any = MISSING, most: int = 2**63 - 1) -> Any:
     def check(value: Any) -> int | None:
         number = _number(value)
         return int(number) if number is not None and most >= number == int(number) >= least else None
 
-    return _field(check, f"an integer from {least} {'up' if most == 2**63 else f'to {most:,}'}", meaning, default)
+    return _field(check, f"an integer from {least} {'up' if most == 2**63 - 1 else f'to {most:,}'}", meaning, default)
 
 
 def _positive(meaning: str, default: Any = MISSING) -> Any:
