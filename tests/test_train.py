@@ -435,8 +435,8 @@ def test_no_memory_for_quality_costs_no_run(tiny, monkeypatch):
 
 
 EXTREMES = ({"temperature": 1e-8}, {"temperature": 1e8}, {"negatives": 1}, {"vocab": 20, "negatives": 1},
-            {"seq_len": 2}, {"examples": 1, "batch": 1, "epochs": 4}, {"semantic_dim": 1}, {"lr": 1e-30}, {"clip": 1e-30},
-            {"init_std": 1e-30}, {"init_std": 1e30}, {"lr": 1e30, "weight_decay": 0.0})  # fmt: skip
+            {"seq_len": 2}, {"examples": 1, "batch": 1, "epochs": 4}, {"semantic_dim": 1}, {"lr": 1e-30},
+            {"clip": 1e-30}, {"init_std": 1e-30}, {"init_std": 1e30}, {"lr": 1e30, "weight_decay": 0.0})  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["ce", "ce_chunked", "ce_lowrank", "adaptive", "semantic", "semantic_prior"])

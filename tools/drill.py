@@ -193,7 +193,8 @@ def bits(times: int, folder: Path) -> list[dict]:
     return [
         {"fault": "the same training again, bit for bit", "tried": len(SHORT), "lost": int(apart["again"] > 0),
          "tests": "test_train.py"},
-        {"fault": f"on older instruction sets: {most:.0e} nats apart", "tried": 2 * len(SHORT), "lost": int(most > 1e-4),
+        {"fault": f"on older instruction sets: {most:.0e} nats apart", "tried": 2 * len(SHORT),
+         "lost": int(most > 1e-4),
          "tests": ""},
     ]  # fmt: skip
 
