@@ -7,7 +7,7 @@ TWO := -n 2  # two processes, each with one thread of torch: with two each they 
 
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: help install demo lab test lint notebooks figures bench study stages drill reproduce clean
+.PHONY: help install demo lab test lint notebooks figures book bench study stages drill reproduce clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -15,7 +15,7 @@ help:  ## what there is to make
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev,book,browser]'
 	touch $@
 
 install: .venv/installed  ## install everything into .venv
@@ -43,6 +43,9 @@ notebooks: install  ## execute the notebooks at their full default size and keep
 
 figures: install  ## draw every figure of figures/ again, from stored numbers
 	$(BIN)/python tools/build_notebooks.py 04_figures
+
+book: install  ## the notebooks, the claims and every table as a web site, in build/book/html
+	$(BIN)/python tools/book.py
 
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python tools/bench.py

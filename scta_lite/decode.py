@@ -139,7 +139,7 @@ class Exact:
 class Approximate:
     """faiss's index over vectors (V, F), made once; `kind` is its factory's string, "HNSW32" or "IVF1024,Flat".
 
-    A vector x is stored as [x, √(M² - |x|²)], M the largest length, and searched for with [q, 0]: among these, all of
+    A vector x is stored as [x, √(M² - ‖x‖²)], M the largest length, and searched for with [q, 0]: among these, all of
     length M, the nearest is the one with the largest inner product (Bachrach et al. 2014), as faiss's graphs need it.
     The query is stretched to length M. That changes no order among the stored, but IVF's choice among its lists, whose
     centres are shorter the more they spread: to a short query the widest list would be the nearest.

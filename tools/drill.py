@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -82,23 +83,23 @@ def kills(times: int, folder: Path) -> list[dict]:
     subprocess.run(command(SPEC, folder / "again"), check=True, capture_output=True)
     trained = time.monotonic() - began
 
-    def training(n: int) -> bool:
-        """Whether a killed training came to the same end."""
+    def training(n: int) -> list[str]:
+        """What is wrong after a killed training was done again."""
         out = folder / f"training{n}"
         until(random.Random(n).uniform(0, trained), command(SPEC, out))
         subprocess.run(command(SPEC, out), check=True, capture_output=True)
-        same = said(out) == said(folder / "whole") and next(out.glob("*.safetensors")).read_bytes() == weights
-        return same and not left(out)
+        wrong = ["other weights"] * (next(out.glob("*.safetensors")).read_bytes() != weights)
+        return wrong + ["another result"] * (said(out) != said(folder / "whole")) + left(out)
 
-    def swept_again(n: int) -> bool:
-        """Whether a sweep whose process or child was killed kept what was finished, and did the rest."""
+    def swept_again(n: int) -> list[str]:
+        """What is wrong after a sweep whose process or child was killed: what was finished stays, the rest is done."""
         out, code = folder / f"sweep{n}", f"from scta_lite import *; sweep({SHORT!r}, {str(folder / f'sweep{n}')!r})"
         until(random.Random(n).uniform(0, swept), [sys.executable, "-c", code], child_first=n % 2 == 1, cwd=ROOT)
         before = {p.name: p.read_text() for p in out.glob("*.json")} if out.is_dir() else {}
         done = {name: found for name, found in before.items() if json.loads(found)["status"] == "ok"}
         sweep(SHORT, out, progress=False)
-        kept = all((out / name).read_text() == found for name, found in done.items())
-        return kept and said(out) == said(folder / "all") and not left(out)
+        lost = [name for name, found in done.items() if (out / name).read_text() != found]
+        return lost + ["another result"] * (said(out) != said(folder / "all")) + left(out)
 
     return [
         tried("a training ended by SIGKILL", training, times, "test_train.py, test_files.py"),
@@ -110,43 +111,44 @@ def disk(times: int, folder: Path) -> list[dict]:
     subprocess.run(command(SPEC, folder / "whole"), check=True, capture_output=True)
     largest = max(p.stat().st_size for p in (folder / "whole").iterdir())
 
-    def full(n: int) -> bool:
+    def full(n: int) -> list[str]:
         out, most = folder / f"disk{n}", int(largest ** random.Random(n).uniform(0.3, 1.05))
         limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))}
         done = subprocess.run(command(SPEC, out), capture_output=True, text=True, **limit)
         told = "Traceback" not in done.stderr and (done.returncode == 0 or '"final_loss"' in done.stderr or any(
             out.glob("*.json")))  # fmt: skip
         subprocess.run(command(SPEC, out), check=True, capture_output=True)
-        return told and said(out) == said(folder / "whole") and not left(out)
+        wrong = ["another result"] * (said(out) != said(folder / "whole")) + left(out)
+        return wrong if told else [f"not told: {done.stderr[-200:]}", *wrong]
 
     return [tried("a full disk, at a random moment", full, times, "test_train.py, test_sweep.py")]
 
 
 def crowd(times: int, folder: Path) -> list[dict]:
-    def both(n: int) -> bool:
-        out, code = (
-            folder / f"crowd{n}",
-            (
-                "from concurrent.futures import ThreadPoolExecutor; from scta_lite import *\n"
-                f"sweep({SHORT!r}, {str(folder / f'crowd{n}')!r}, executor=ThreadPoolExecutor(4))"
-            ),
-        )
+    def both(n: int) -> list[str]:
+        out = folder / f"crowd{n}"
+        code = ("from concurrent.futures import ThreadPoolExecutor; from scta_lite import *\n"
+                f"sweep({SHORT!r}, {str(out)!r}, executor=ThreadPoolExecutor(4))")  # fmt: skip
         environment = {"PATH": "", "XDG_CACHE_HOME": str(folder / f"cache{n}")}
         two = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL) for _ in range(2)]  # fmt: skip
         ended = [process.wait() for process in two]
         caches = list((folder / f"cache{n}").rglob("*.part")) + list((folder / f"cache{n}").rglob("*.lock"))
-        return ended == [0, 0] and said(out) == said(folder / "all") and not left(out) and not caches
+        wrong = ["another result"] * (said(out) != said(folder / "all")) + [f"ended {ended}"] * any(ended)
+        return wrong + left(out) + [str(path) for path in caches]
 
     sweep(SHORT, folder / "all", progress=False)
     return [tried("two sweeps on one folder and one cold cache", both, times, "test_sweep.py")]
 
 
-def tried(fault: str, once, times: int, kept_by: str) -> dict:
-    """Tries it so many times, two at a time; counts those after which something was missing or another."""
+def tried(fault: str, once: Callable[[int], list[str]], times: int, kept_by: str) -> dict:
+    """Tries it so many times, two at a time; counts those after which anything was wrong, and prints what it was."""
     with ThreadPoolExecutor(2) as pool:
-        fine = list(tqdm(pool.map(once, range(times)), fault, total=times))
-    return {"fault": fault, "tried": times, "lost": fine.count(False), "tests": kept_by}
+        wrong = list(tqdm(pool.map(once, range(times)), fault, total=times))
+    for n, found in enumerate(wrong):
+        if found:
+            print(f"{fault}, trial {n}: {', '.join(found)}")
+    return {"fault": fault, "tried": times, "lost": sum(map(bool, wrong)), "tests": kept_by}
 
 
 def memory(times: int, folder: Path) -> list[dict]:
@@ -194,8 +196,7 @@ def bits(times: int, folder: Path) -> list[dict]:
         {"fault": "the same training again, bit for bit", "tried": len(SHORT), "lost": int(apart["again"] > 0),
          "tests": "test_train.py"},
         {"fault": f"on older instruction sets: {most:.0e} nats apart", "tried": 2 * len(SHORT),
-         "lost": int(most > 1e-4),
-         "tests": ""},
+         "lost": int(most > 1e-4), "tests": ""},
     ]  # fmt: skip
 
 

@@ -1,0 +1,38 @@
+"""Sphinx's configuration of the web book, `make book`: the executed notebooks as they stand, nothing is run."""
+
+from importlib.metadata import distribution
+
+project, author, copyright = "scta_lite", "the authors of scta_lite", "the authors of scta_lite, MIT licence"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+exclude_patterns = ["static"]
+
+nb_execution_mode = "off"
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+myst_update_mathjax = False
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
+default_role = "code"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+
+# MathJax from a package, and formulas as SVG, in one file that asks for no other: the book needs no network
+mathjax_path = "tex-svg-full.js"
+_mathjax = distribution("sphinx-mathjax-offline").locate_file(f"sphinx-mathjax-offline/static/mathjax/{mathjax_path}")
+html_static_path = ["static", str(_mathjax)]
+
+html_theme = "sphinx_book_theme"
+html_title = "scta_lite"
+html_css_files = ["book.css"]
+html_js_files = ["controls.js"]
+html_copy_source = False
+html_show_sourcelink = False
+html_last_updated_fmt = None
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+}

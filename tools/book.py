@@ -1,0 +1,439 @@
+"""Builds the web book: `make book`. Its sources are the notebooks as they were executed, README, and the stored runs.
+
+Nothing is run again. `book/` holds what was written for the book alone; the rest is assembled in build/book/source:
+
+index     README's first part, and the order of the notebooks
+notebooks with the input hidden where it only prints a finding, and the finding as each picture's alternative text
+claims, results, reproduce, faults    tables of data/
+explore   controls that need no kernel: every state that they can have, as a picture or as text, made here
+"""
+
+import argparse
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from scta_lite import figures, load_runs, published_runs, quality
+from scta_lite.checks import printable
+from scta_lite.claims import claims
+from scta_lite.files import ROOT
+from scta_lite.runs.result import Result, read
+from scta_lite.runs.settings import arguments
+from scta_lite.runs.table import ratios
+
+BUILT = ROOT / "build" / "book"
+RUNS = ROOT / "data" / "runs"
+STUDY, BENCH = RUNS / "two-cores" / "quality", RUNS / "intel-xeon-2-cores" / "bench"
+SAMPLES = RUNS / "amd-epyc-2-cores" / "stages" / "found" / "samples.json"
+WIDEST = 1_400  # pixels of a picture
+MOST_TYPED = 2_000  # words whose neighbours can be asked for
+
+
+# --- pages
+
+
+def table(rows: pd.DataFrame | Iterable[dict], align: str = "") -> str:
+    """A table in Markdown; `align` has a letter for each column, l or r."""
+    rows = pd.DataFrame(rows)
+    dashes = {"": "---", "l": ":--", "r": "--:"}
+    lines = [list(rows.columns), [dashes[side] for side in align or [""] * rows.shape[1]], *rows.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def notebook_link(name: str | None) -> str:
+    there = name and (ROOT / "notebooks" / f"{name}.ipynb").is_file()
+    return f"[{name[:2]}](notebooks/{name}.ipynb)" if there else name or "–"
+
+
+def index(readme: str) -> str:
+    """README up to its reading order, then the pages in order."""
+    notebooks = [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+    groups = {
+        "The companion": notebooks,
+        "Look for yourself": ["explore"],
+        "What was found": ["claims", "results"],
+        "To look up": ["glossary", "api", "data/README", "reproduce", "faults"],
+    }
+    trees = [f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n" + "\n".join(pages) + "\n```" for name, pages in groups.items()]  # fmt: skip
+    return readme + "\n\n" + "\n\n".join(trees) + "\n"
+
+
+def claims_page() -> str:
+    """Every claim with its verdict and the reason, as a heading each, so that one can link to it."""
+    known = claims().fillna({"value": "–", "why": "", "settled_in": ""})
+    counts = known.verdict.value_counts()
+    short = [{"": f"[{c.id}](#{c.id.lower()})", "the paper says": c.claim, "verdict": f"**{c.verdict}**",
+              "in": notebook_link(c.settled_in)} for c in known.itertuples()]  # fmt: skip
+    parts = [f"({c.id.lower()})=\n## {c.id}: {c.verdict}\n\n*The paper, {c.where}:* {c.claim}.\n\n*What we found:* {c.value}.\n\n"
+             f"{c.why}\n\n*Shown in* {notebook_link(c.settled_in or c.notebook)}." for c in known.itertuples()]  # fmt: skip
+    return "\n\n".join([
+        "# The claims, one by one",
+        f"C1 to C13 are what the paper claims, F1 to F6 what it leaves open. Of {len(known)}, {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}.",
+        "*Supported*: what we measured or recomputed agrees. *Partly*: some of it does, and the text says which. "
+        "*Not comparable*: the claim compares what cannot be compared. *Open*: nothing settles it yet.",
+        table(short), *parts,
+    ])  # fmt: skip
+
+
+def results_page() -> str:
+    """Step times, and each view of the study of quality."""
+    runs = load_runs(BENCH)
+    found = ratios(runs[runs.corpus != "zipf"], method="semantic", optimizer="rows")
+    times = [{"V": figures.short(r.vocab), "method": figures.style(r.method, r.optimizer)["label"],
+              "step, ms": f"{r.step_ms:,.0f}", "times SEMANTIC on rows": f"{r.ratio:.3g}",
+              "its quartiles": f"{r.ratio_q1:.3g} to {r.ratio_q3:.3g}", "rounds": r.rounds}
+             for r in found.itertuples()]  # fmt: skip
+    parts = [
+        "# The long tables",
+        "## Step times",
+        f"Medians over rounds of fresh processes on {runs.machine.iloc[0]}, one process alive at a time (`make bench`). The "
+        "ratio is the median over the rounds of each round's ratio.",
+        table(times, "rlrrrr"),
+        "## Quality",
+        "Every method judged on one ruler, the full vocabulary on held-out text (`make study`). NLL in nats, *calibrated* "
+        "after all scores were multiplied by one number. ± is the standard error over documents. Seconds are steps times "
+        "the measured step, on two cores of an AMD EPYC. Best NLL first; an n-gram model of the same text stands among them.",
+    ]  # fmt: skip
+    for vocab in quality.vocabs(STUDY):
+        for view in quality.views(STUDY, vocab):
+            parts += [f"### V = {vocab:,}, after {view.name}", view_table(view)]
+            against = view.compared({view.ce: f"NLL less that of {view.ce}", "trigram": "NLL less that of the trigram"})
+            parts += ["Differences, with 95% of a bootstrap over documents and seeds; ≈ marks what is within noise.",
+                      table(against.rename_axis("").reset_index(), "lrr")]  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def view_table(view: quality.View) -> str:
+    shown = view.table.astype(float)
+
+    def cells(row: pd.Series) -> dict[str, str]:
+        def number(name: str, form: str) -> str:
+            return format(row[name], form) if name in row and pd.notna(row[name]) else "–"
+
+        plus = " ± " + number("NLL ± documents", ".2f") if pd.notna(row["NLL ± documents"]) else ""
+        return {"": row.name, "seeds": number("seeds", ".0f"), "steps": number("steps", ",.0f"), "seconds": number("seconds", ",.1f"),
+                "NLL": number("NLL", ".3f") + plus, "calibrated": number("calibrated", ".3f"), "bits/byte": number("bits/byte", ".3f"),
+                **{hit: number(hit, ".1%") for hit in ("Hit@1", "Hit@5", "Hit@10")}}  # fmt: skip
+
+    return table([cells(row) for _, row in shown.iterrows()], "lrrrrrrrrr")
+
+
+def reproduce_page() -> str:
+    """Every stored run, a line each, by folder; `make reproduce` runs one again."""
+    parts = [
+        "# Every stored run, and how to run it again",
+        "`make reproduce RUN=<run>` trains a stored run again and prints both results side by side; the command says what "
+        "`python -m scta_lite.train` would be told for it. On one machine with the same versions and one thread the losses "
+        "are the same, bit for bit. Seconds are steps times the median step, on the machine of the run's folder.",
+    ]  # fmt: skip
+    for folder in sorted({path.parent for path in RUNS.rglob("*-*-????????.json")}):
+        runs = [Result.from_dict(read(path)) for path in sorted(folder.glob("*-*-????????.json"))]
+        lines = [f"{run.run_id:<28} {_seconds(run):>9}  {' '.join(arguments(run.spec))}" for run in runs]
+        parts.append(
+            f"## {folder.relative_to(RUNS)}\n\n{len(runs)} runs, torch {_one(run.host['torch'] for run in runs)}."
+        )
+        parts.append("```text\n" + "\n".join([f"{'run':<28} {'seconds':>9}  settings", *lines]) + "\n```")
+    return "\n\n".join(parts)
+
+
+def _seconds(run: Result) -> str:
+    return f"{run.steps_run * run.step_ms / 1e3:,.1f}" if run.step_ms and run.steps_run else "–"
+
+
+def _one(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))
+
+
+def faults_page() -> str:
+    drills = pd.read_csv(ROOT / "data" / "results" / "drill.csv", keep_default_na=False)
+    return "\n\n".join([
+        "# What it was put through",
+        "A sweep can run for a day on somebody's only GPU. Nothing that it has measured may be lost, whatever ends it. "
+        "`make drill` tries that; a *loss* is a finished run that was gone, or came out otherwise, after everything was done again.",
+        table(drills.assign(tests=[f"`{t}`" if t else "–" for t in drills.tests]).drop(columns="part"), "lrrl"),
+    ])  # fmt: skip
+
+
+# --- notebooks
+
+
+def terms(glossary: str) -> list[str]:
+    """The words that the glossary explains, long ones first."""
+    listed = glossary.partition("```{glossary}")[2].partition("```")[0]
+    return sorted(re.findall(r"^(\S.*)$", listed, re.M), key=len, reverse=True)
+
+
+def linked(markdown: str, words: list[str]) -> str:
+    """The text with a link from the first use of each word, which is then taken off the list.
+
+    Headings, code, formulas, links and bold text stay as they are.
+    """
+    pieces = re.split(r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\[[^\]]*\]\([^)]*\)|<[^>]*>|\*\*.*?\*\*|^#.*$|^\|.*$)", markdown, flags=re.S | re.M)  # fmt: skip
+    for n in range(0, len(pieces), 2):
+        for word in list(words):
+            pattern = rf"(?<![\w{{`*-])({re.escape(word)})(?![\w`*}}-])"
+            if "{term}" not in (found := pieces[n]) and re.search(pattern, found):
+                pieces[n] = re.sub(pattern, f"{{term}}`{word}`", found, count=1)
+                words.remove(word)
+    return "".join(pieces)
+
+
+def plain(markdown: str) -> str:
+    """What the Markdown says, without its marks, on one line."""
+    text = re.sub(r"\*\*What it shows\.?\*\*", "", markdown)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return " ".join(re.sub(r"[*`$|]|^- ", "", text, flags=re.M).split())
+
+
+def finding(cells: list, n: int) -> str:
+    """What the nearest "What it shows" after a picture says, at most 400 characters of it."""
+    for cell in cells[n : n + 4]:
+        said = cell.source if cell.cell_type == "markdown" else "".join(
+            output.get("data", {}).get("text/markdown", "") for output in cell.outputs)  # fmt: skip
+        if said.lstrip().startswith("**What it shows"):
+            text = plain(said)
+            return text if len(text) <= 400 else text[:400].rsplit(" ", 1)[0] + " …"
+    return ""
+
+
+def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
+    """The notebook as the book shows it."""
+    book, words = nbformat.read(path, 4), list(words)
+    for n, cell in enumerate(book.cells):
+        if cell.cell_type == "markdown":
+            cell.source = linked(cell.source, words)
+            continue
+        tags = cell.metadata.setdefault("tags", [])
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+        source = cell.source.strip()
+        if "text/markdown" in kinds and "image/png" not in kinds:
+            tags.append("remove-input" if source.startswith(("Markdown(", "display(Markdown(")) else "hide-input")
+        elif "image/png" in kinds or (
+            source.startswith("def draw") or not cell.outputs and len(source.splitlines()) > 14
+        ):
+            tags.append("hide-input")
+        if "figures.interactive(" in source:
+            tags.append("remove-cell")  # it needs a kernel: explore.md has those that do not
+        if "image/png" in kinds:
+            alt = finding(book.cells, n) or finding(book.cells[:n][::-1], 0) or f"A figure of {path.stem}."
+            cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    return book
+
+
+# --- controls
+
+
+def png(figure: Figure) -> bytes:
+    """The figure, 64 colours, no wider than WIDEST."""
+    made, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(made, format="png", dpi=110, metadata={"Software": None})
+    picture = Image.open(made).convert("RGB")
+    picture.thumbnail((WIDEST, WIDEST))
+    picture.quantize(64).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def control(name: str, choices: dict[str, dict[str, str] | list[str]], frames: dict, **more) -> str:
+    """A form: of each choice the label and its values (or, of a list, words to type), and what each of them shows."""
+    fields = []
+    for n, (label, values) in enumerate(choices.items()):
+        at = f"{name}-{n}"
+        if isinstance(values, dict):
+            options = "".join(
+                f'<option value="{html.escape(v)}">{html.escape(said)}</option>' for v, said in values.items()
+            )
+            fields.append(f'<label for="{at}">{label} <select id="{at}">{options}</select></label>')
+        else:
+            options = "".join(f'<option value="{html.escape(v)}"></option>' for v in values)
+            fields.append(f'<label for="{at}">{label} <input id="{at}" list="{at}-all" value="{html.escape(values[0])}" autocomplete="off"></label>'
+                          f'<datalist id="{at}-all">{options}</datalist>')  # fmt: skip
+    kept = json.dumps({"frames": frames, **more}, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    form = (f'<form class="control" id="{name}" aria-label="{name.replace("-", " ")}">{"".join(fields)}'
+            f'<output aria-live="polite"></output><script type="application/json">{kept}</script></form>')  # fmt: skip
+    return f"```{{raw}} html\n{form}\n```"
+
+
+def points_said(runs: pd.DataFrame, column: str, form: Callable[[float], str]) -> str:
+    """The medians of a column, in words: by method, at each V."""
+    said = []
+    for (method, optimizer), part in runs.assign(optimizer=runs.get("optimizer", "dense")).fillna(
+        {"optimizer": "dense"}).groupby(["method", "optimizer"], sort=False):  # fmt: skip
+        values = part.groupby("vocab")[column].median().dropna()
+        at = ", ".join(f"{form(value)} at {figures.short(V)}" for V, value in values.items())
+        said.append(f"{figures.style(method, optimizer)['label']}: {at or 'no number'}.")
+    return " ".join(said)
+
+
+class Frames:
+    """The frames of one control; pictures are files beside the pages."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder, self.frames = name, folder, {}
+
+    def add(self, key: str, figure: Figure | None, says: str) -> None:
+        frame = {"says": says}
+        if figure is not None:
+            file = f"{self.name}-{len(self.frames)}.png"
+            (self.folder / file).write_bytes(png(figure))
+            frame["picture"] = f"_static/frames/{file}"
+        self.frames[key] = frame
+
+
+def figure_chooser(folder: Path) -> str:
+    """04's figures, of each machine."""
+    kept, published, runs = Frames("figures", folder), published_runs(), load_runs(BENCH)
+    mine = runs[(runs.corpus != "zipf") & (runs.method.isin(["ce", "semantic"])) & (runs.optimizer != "sparse")]
+    machines = {"a6000": ("RTX A6000, published", published[published.machine == "RTX A6000"]),
+                "4070": ("RTX 4070 Laptop, published", published[published.machine == "RTX 4070 Laptop"]),
+                "here": ("two cores of an Intel Xeon, ours", mine)}  # fmt: skip
+    kinds = {"throughput": ("tokens a second", figures.throughput, "tokens_per_s"),
+             "time": ("seconds for the whole training", figures.training_time, "seconds"),
+             "speedup": ("times as fast as CE", figures.speedup, "speedup")}  # fmt: skip
+    for kind, (label, draw, column) in kinds.items():
+        for machine, (name, of) in machines.items():
+            says = points_said(of[of.method != "ce"] if kind == "speedup" else of, column, figures.short)
+            kept.add(f"{kind}|{machine}", draw(of), f"{label[0].upper()}{label[1:]}, {name}. {says}")
+    choices = {"Figure": {kind: label for kind, (label, *_) in kinds.items()},
+               "Machine": {machine: name for machine, (name, _) in machines.items()}}  # fmt: skip
+    return control("figures", choices, kept.frames)
+
+
+def cost_chooser(folder: Path) -> str:
+    """05's time and memory of a step against V, a method at a time, between CE and the backbone."""
+    kept, runs = Frames("cost", folder), load_runs(BENCH)
+    runs = runs[runs.corpus != "zipf"]
+    runs = runs.assign(gb=runs.peak_memory_bytes.astype(float) / 1e9)
+    pairs = [(m, o) for m, o in figures.METHODS if ((runs.method == m) & (runs.optimizer == o)).any()]
+    ends = {("ce", "dense"), ("backbone", "dense")}
+    columns = {"step": ("step_ms", "milliseconds a step", lambda x: f"{x:,.0f} ms"),
+               "memory": ("gb", "peak memory (GB)", lambda x: f"{x:.1f} GB")}  # fmt: skip
+    for key, (column, label, form) in columns.items():
+        for pair in pairs:
+            of = runs[[(m, o) in ends | {pair} for m, o in zip(runs.method, runs.optimizer, strict=True)]]
+            drawn = figures.against_vocab(of.assign(extrapolated=False), column, label)
+            kept.add(
+                f"{key}|{'/'.join(pair)}", drawn, f"{label[0].upper()}{label[1:]}. {points_said(of, column, form)}"
+            )
+    choices = {"Measure": {key: label for key, (_, label, _) in columns.items()},
+               "Method": {"/".join(pair): figures.style(*pair)["label"] for pair in pairs}}  # fmt: skip
+    return control("cost", choices, kept.frames)
+
+
+def quality_chooser(folder: Path) -> str:
+    """06's quality during training."""
+    kept, metrics = Frames("quality", folder), {"nll": "NLL, nats", "bits_per_byte": "bits per byte", "hit@1": "Hit@1", "hit@10": "Hit@10"}  # fmt: skip
+    views = {f"{V}/{view.name}": view for V in quality.vocabs(STUDY) for view in quality.views(STUDY, V)}
+    for at, view in views.items():
+        runs = pd.DataFrame([of[0] for of in view.rows.values()])
+        runs["step_ms"] = [view.step_ms[row] for row in view.rows]
+        for metric, label in metrics.items():
+            ends = {row: of[0]["validation"][-1][metric] for row, of in view.rows.items()}
+            order = sorted(ends, key=ends.get, reverse=metric.startswith("hit"))
+            form = ".1%" if metric.startswith("hit") else ".3f"
+            said = ", ".join(f"{row} {ends[row]:{form}}" for row in order)
+            for x in ("steps", "seconds"):
+                kept.add(f"{at}|{metric}|{x}", figures.quality(runs, metric, x),
+                         f"{label} on validation text, V = {view.vocab:,}, after {view.name}, best first: {said}.")  # fmt: skip
+    choices = {"V and length": {at: f"V = {view.vocab:,}, {view.name}" for at, view in views.items()},
+               "Metric": metrics, "Against": {"steps": "steps", "seconds": "seconds"}}  # fmt: skip
+    return control("quality", choices, kept.frames)
+
+
+def words_chooser() -> str:
+    """06's nearest tokens of a word: those of the 2,000 most frequent."""
+    space = np.load(STUDY / "space.npz")
+    labels = [name for name in space.files if name not in ("words", "counts")]
+    frequent = [i for i in np.argsort(-space["counts"], kind="stable").tolist() if i >= 256][:MOST_TYPED]
+    frames: dict[str, list[int]] = {}
+    for label in labels:
+        rows = torch.nn.functional.normalize(torch.from_numpy(space[label]).float(), dim=1)
+        near = (rows[frequent] @ rows.T).topk(9).indices[:, 1:].tolist()
+        frames |= {f"{space['words'][i]}|{label}": found for i, found in zip(frequent, near, strict=True)}
+    typed = [str(space["words"][i]) for i in frequent]
+    typed.sort(key=lambda word: word != " return")  # the first is what is shown at first
+    words = [printable(str(word)) for word in space["words"]]
+    return control(
+        "nearest-words", {"Word": typed, "Vectors of": {label: label for label in labels}}, frames, words=words
+    )
+
+
+def samples_chooser() -> str:
+    """07's samples."""
+    samples = json.loads(SAMPLES.read_text())
+    frames = {f"{s['model']}|{s['prompt']}": {"says": s["text"]} for s in samples}
+    choices = {label: {s[label.lower()]: s[label.lower()] for s in samples} for label in ("Model", "Prompt")}
+    return control("samples", choices, frames)
+
+
+def explore_page(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    parts = {
+        "The figures of the paper, and ours": ("Choose a figure and a machine (notebook [04](notebooks/04_figures.ipynb)).", figure_chooser(folder)),
+        "What a step costs": ("A method between the softmax and the backbone alone, on two CPU cores (notebook [05](notebooks/05_where_the_time_goes.ipynb)).", cost_chooser(folder)),
+        "How good it becomes": ("Every method during its training (notebook [06](notebooks/06_quality.ipynb)). Seconds are steps times the step that was measured with the machine to itself.", quality_chooser(folder)),
+        "Nearest words": (f"Type one of the {MOST_TYPED:,} most frequent tokens, with or without the space before it, and see the eight whose vectors are nearest (V = 8,192).", words_chooser()),
+        "What the models write": ("The continuation that each model drew for a prompt (notebook [07](notebooks/07_alignment.ipynb)).", samples_chooser()),
+    }  # fmt: skip
+    about = "Each control works with the keyboard: Tab goes to a choice, the arrow keys change it. What a picture shows stands under it in words."
+    return "\n\n".join(
+        ["# Look for yourself", about, *(f"## {name}\n\n{text}\n\n{form}" for name, (text, form) in parts.items())]
+    )
+
+
+# --- the whole
+
+
+def assemble(source: Path) -> None:
+    """Writes all that Sphinx reads."""
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.copytree(ROOT / "book", source)
+    readme = (ROOT / "README.md").read_text()
+    for name in ("figures", "data/README.md", "LICENSE", "CITATION.cff"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        path = ROOT / name
+        shutil.copytree(path, source / name) if path.is_dir() else shutil.copy(path, source / name)
+    glossary = (source / "glossary.md").read_text()
+    symbols = re.search(r"^\| symbol \|.*?\n\n", readme, re.M | re.S)[0]
+    pages = {
+        "index.md": index(readme),
+        "glossary.md": glossary.replace("SYMBOLS", symbols),
+        "claims.md": claims_page(),
+        "results.md": results_page(),
+        "reproduce.md": reproduce_page(),
+        "faults.md": faults_page(),
+        "explore.md": explore_page(source / "static" / "frames"),
+    }
+    for name, page in pages.items():
+        (source / name).write_text(page)
+    (source / "notebooks").mkdir()
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        nbformat.write(notebook(path, terms(glossary)), source / "notebooks" / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=BUILT, help="folder (default: build/book)")
+    out = parser.parse_args().out
+    assemble(out / "source")
+    shutil.rmtree(out / "html", ignore_errors=True)
+    subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", out / "source", out / "html"], check=True
+    )
+    print(f"The book: {out / 'html' / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()
