@@ -7,7 +7,7 @@ import pandas as pd
 from scta_lite.files import in_clone
 from scta_lite.paper import published_table
 
-VERDICTS = ("supported", "partly", "not comparable", "contradicted", "open")
+VERDICTS = ("supported", "supported as arithmetic", "partly", "contradicted", "measured", "open")
 
 
 def claims() -> pd.DataFrame:

@@ -6,6 +6,7 @@ notebooks found lie in a clone of the repository alone.
 
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -55,7 +56,15 @@ def tidy(folder: Path) -> None:
     for part in folder.glob(".*.part"):
         found = re.search(r"\.(\d+)@(.+)\.part$", part.name)
         if found and found[2] == socket.gethostname() and not _alive(int(found[1])):
-            part.unlink(missing_ok=True)
+            _remove(part)
+
+
+def _remove(part: Path) -> None:
+    """The file, or the folder with all that is in it, if it is there."""
+    if part.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
@@ -115,18 +124,21 @@ def _locked(lock: Path) -> Iterator[bool]:
 def becoming(path: Path) -> Iterator[Path]:
     """A name to write a file under, which is `path` when it is whole: a reader, or a crash, never meets half of it.
 
-    What dead processes left beside it goes first.
+    The name lies in a hidden folder of its own, for a library may write temporary files beside it, and a crash leaves
+    those too. What dead processes left goes first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path.parent)
-    part = temporary(path)
+    folder = temporary(path)
     try:
+        folder.mkdir(exist_ok=True)
+        part = folder / path.name
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        _remove(folder)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def runs_of(folder: str | Path, **fixed: Any) -> pd.DataFrame:
 
 def vocabs(folder: str | Path) -> list[int]:
     """The V that the study in the folder has; ValueError if it has none."""
-    found = sorted(int(part.parent.name) for part in Path(folder).glob("*/equal"))
+    found = sorted(int(part.parent.name) for part in Path(folder).glob("*/controls.json"))
     if not found:
         raise ValueError(f"folder={str(folder)!r}: expected one that `make study` wrote")
     return found
@@ -143,7 +143,8 @@ def views(folder: str | Path, vocab: int) -> list[View]:
     home = Path(folder) / str(vocab)
     step_ms = runs_of(home / "cost").groupby("row").step_ms.median()
     counted = json.loads((home / "controls.json").read_text())
-    groups = [(f"{steps:,} steps", runs) for steps, runs in runs_of(home / "equal").groupby("steps")]
+    equal = runs_of(home / "equal").groupby("steps") if (home / "equal").is_dir() else ()
+    groups = [(f"{steps:,} steps", runs) for steps, runs in equal]
     if (home / "seconds").is_dir():
         runs = runs_of(home / "seconds")
         seconds = round((runs.steps * runs.row.map(step_ms)).median() / 1e3)

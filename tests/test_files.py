@@ -34,6 +34,16 @@ def test_what_a_killed_process_had_not_finished_goes_with_the_next_file(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.json", "run.json"]
 
 
+def test_what_a_library_writes_beside_its_file_goes_too(tmp_path):
+    """safetensors 0.8 writes to a `.tmp…` of its own, which it then renames; a kill in between leaves it."""
+    code = DYING.replace("file.write(", "(Path(file.name).parent / '.tmpMLQv1z').touch(), file.write(")
+    assert code != DYING
+    subprocess.run([sys.executable, "-c", f"from pathlib import Path; {code}", str(tmp_path / "run.json")], cwd=ROOT)
+    assert len(list(tmp_path.rglob(".tmp*"))) == 1
+    replace_file(tmp_path / "other.json", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["other.json"]
+
+
 def test_what_a_living_process_or_another_machine_writes_stays(tmp_path, monkeypatch):
     mine = temporary(tmp_path / "a.json")
     mine.touch()

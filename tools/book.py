@@ -1,11 +1,9 @@
 """Builds the web book: `make book`. Its sources are the notebooks as they were executed, README, and the stored runs.
 
-Nothing is run again. `book/` holds what was written for the book alone; the rest is assembled in build/book/source:
-
-index     README's first part, and the order of the notebooks
-notebooks with the input hidden where it only prints a finding, and the finding as each picture's alternative text
-claims, results, reproduce, faults    tables of data/
-explore   controls that need no kernel: every state that they can have, as a picture or as text, made here
+Nothing is run again. `book/` holds what was written for the book alone, with %NAMES in place of the tables and controls
+that are made here from data/. All is assembled in build/book/source. README is the first page. In the notebooks the
+input is hidden where it draws or prints a finding, and the finding is its picture's alternative text. A control needs
+no kernel: every state that it can have is made here, as a picture or as text.
 """
 
 import argparse
@@ -16,8 +14,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
@@ -34,15 +34,21 @@ from scta_lite.runs.result import Result, read
 from scta_lite.runs.settings import arguments
 from scta_lite.runs.table import ratios
 
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 BUILT = ROOT / "build" / "book"
 RUNS = ROOT / "data" / "runs"
 STUDY, BENCH = RUNS / "two-cores" / "quality", RUNS / "intel-xeon-2-cores" / "bench"
 SAMPLES = RUNS / "amd-epyc-2-cores" / "stages" / "found" / "samples.json"
+LEFT_ALONE = (  # of a text, where it gets no links: code, formulas, links, HTML, bold, headings, tables
+    *(r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$]*\$", r"\[[^\]]*\]\([^)]*\)"),
+    *(r"<[^>]*>", r"\*\*.*?\*\*", r"^#[^\n]*$", r"^\|[^\n]*$"),
+)
+RUN = "*-*-????????.json"  # a run's file
 WIDEST = 1_400  # pixels of a picture
 MOST_TYPED = 2_000  # words whose neighbours can be asked for
 
 
-# --- pages
+# --- tables
 
 
 def table(rows: pd.DataFrame | Iterable[dict], align: str = "") -> str:
@@ -58,61 +64,51 @@ def notebook_link(name: str | None) -> str:
     return f"[{name[:2]}](notebooks/{name}.ipynb)" if there else name or "–"
 
 
-def index(readme: str) -> str:
-    """README up to its reading order, then the pages in order."""
-    notebooks = [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
-    groups = {
-        "The companion": notebooks,
-        "Look for yourself": ["explore"],
-        "What was found": ["claims", "results"],
-        "To look up": ["glossary", "api", "data/README", "reproduce", "faults"],
-    }
-    trees = [f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n" + "\n".join(pages) + "\n```" for name, pages in groups.items()]  # fmt: skip
-    return readme + "\n\n" + "\n\n".join(trees) + "\n"
+def known_claims() -> pd.DataFrame:
+    return claims().fillna({"value": "–", "why": "", "settled_in": ""})
 
 
-def claims_page() -> str:
-    """Every claim with its verdict and the reason, as a heading each, so that one can link to it."""
-    known = claims().fillna({"value": "–", "why": "", "settled_in": ""})
-    counts = known.verdict.value_counts()
-    short = [{"": f"[{c.id}](#{c.id.lower()})", "the paper says": c.claim, "verdict": f"**{c.verdict}**",
-              "in": notebook_link(c.settled_in)} for c in known.itertuples()]  # fmt: skip
-    parts = [f"({c.id.lower()})=\n## {c.id}: {c.verdict}\n\n*The paper, {c.where}:* {c.claim}.\n\n*What we found:* {c.value}.\n\n"
-             f"{c.why}\n\n*Shown in* {notebook_link(c.settled_in or c.notebook)}." for c in known.itertuples()]  # fmt: skip
-    return "\n\n".join([
-        "# The claims, one by one",
-        f"C1 to C13 are what the paper claims, F1 to F6 what it leaves open. Of {len(known)}, {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}.",
-        "*Supported*: what we measured or recomputed agrees. *Partly*: some of it does, and the text says which. "
-        "*Not comparable*: the claim compares what cannot be compared. *Open*: nothing settles it yet.",
-        table(short), *parts,
-    ])  # fmt: skip
+def claims_counted() -> str:
+    counts = known_claims().verdict.value_counts()
+    return f"Of {counts.sum()}, {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}."
 
 
-def results_page() -> str:
-    """Step times, and each view of the study of quality."""
+def claims_table() -> str:
+    return table({"": f"[{c.id}](#{c.id.lower()})", "the paper says": c.claim, "verdict": f"**{c.verdict}**",
+                  "in": notebook_link(c.settled_in)} for c in known_claims().itertuples())  # fmt: skip
+
+
+def claims_in_full() -> str:
+    """Each under a heading of its own, so that one can link to it."""
+
+    def one(c: Any) -> Iterator[str]:
+        yield f"({c.id.lower()})=\n## {c.id}: {c.verdict}"
+        yield f"*The paper, {c.where}:* {c.claim}."
+        yield f"*What we found:* {c.value}."
+        yield c.why
+        yield f"*Shown in* {notebook_link(c.settled_in or c.notebook)}."
+
+    return "\n\n".join(part for c in known_claims().itertuples() for part in one(c))
+
+
+def step_times() -> str:
     runs = load_runs(BENCH)
     found = ratios(runs[runs.corpus != "zipf"], method="semantic", optimizer="rows")
-    times = [{"V": figures.short(r.vocab), "method": figures.style(r.method, r.optimizer)["label"],
-              "step, ms": f"{r.step_ms:,.0f}", "times SEMANTIC on rows": f"{r.ratio:.3g}",
-              "its quartiles": f"{r.ratio_q1:.3g} to {r.ratio_q3:.3g}", "rounds": r.rounds}
-             for r in found.itertuples()]  # fmt: skip
-    parts = [
-        "# The long tables",
-        "## Step times",
-        f"Medians over rounds of fresh processes on {runs.machine.iloc[0]}, one process alive at a time (`make bench`). The "
-        "ratio is the median over the rounds of each round's ratio.",
-        table(times, "rlrrrr"),
-        "## Quality",
-        "Every method judged on one ruler, the full vocabulary on held-out text (`make study`). NLL in nats, *calibrated* "
-        "after all scores were multiplied by one number. ± is the standard error over documents. Seconds are steps times "
-        "the measured step, on two cores of an AMD EPYC. Best NLL first; an n-gram model of the same text stands among them.",
-    ]  # fmt: skip
-    for vocab in quality.vocabs(STUDY):
-        for view in quality.views(STUDY, vocab):
-            parts += [f"### V = {vocab:,}, after {view.name}", view_table(view)]
-            against = view.compared({view.ce: f"NLL less that of {view.ce}", "trigram": "NLL less that of the trigram"})
-            parts += ["Differences, with 95% of a bootstrap over documents and seeds; ≈ marks what is within noise.",
-                      table(against.rename_axis("").reset_index(), "lrr")]  # fmt: skip
+    return table(
+        ({"V": figures.short(r.vocab), "method": figures.style(r.method, r.optimizer)["label"],
+          "step, ms": f"{r.step_ms:,.0f}", "times SEMANTIC on rows": f"{r.ratio:.3g}",
+          "its quartiles": f"{r.ratio_q1:.3g} to {r.ratio_q3:.3g}", "rounds": r.rounds} for r in found.itertuples()),
+        "rlrrrr",
+    )  # fmt: skip
+
+
+def views() -> str:
+    """What the study compares, a table for each, and the differences."""
+    parts = []
+    for view in (view for vocab in quality.vocabs(STUDY) for view in quality.views(STUDY, vocab)):
+        against = view.compared({view.ce: f"NLL less that of {view.ce}", "trigram": "NLL less that of the trigram"})
+        parts += [f"### V = {view.vocab:,}, after {view.name}", view_table(view),
+                  table(against.rename_axis("").reset_index(), "lrr")]  # fmt: skip
     return "\n\n".join(parts)
 
 
@@ -123,28 +119,23 @@ def view_table(view: quality.View) -> str:
         def number(name: str, form: str) -> str:
             return format(row[name], form) if name in row and pd.notna(row[name]) else "–"
 
-        plus = " ± " + number("NLL ± documents", ".2f") if pd.notna(row["NLL ± documents"]) else ""
-        return {"": row.name, "seeds": number("seeds", ".0f"), "steps": number("steps", ",.0f"), "seconds": number("seconds", ",.1f"),
-                "NLL": number("NLL", ".3f") + plus, "calibrated": number("calibrated", ".3f"), "bits/byte": number("bits/byte", ".3f"),
+        spread = f" ± {row['NLL ± documents']:.2f}" if pd.notna(row["NLL ± documents"]) else ""
+        return {"": row.name, "seeds": number("seeds", ".0f"), "steps": number("steps", ",.0f"),
+                "seconds": number("seconds", ",.1f"), "NLL": number("NLL", ".3f") + spread,
+                "calibrated": number("calibrated", ".3f"), "bits/byte": number("bits/byte", ".3f"),
                 **{hit: number(hit, ".1%") for hit in ("Hit@1", "Hit@5", "Hit@10")}}  # fmt: skip
 
     return table([cells(row) for _, row in shown.iterrows()], "lrrrrrrrrr")
 
 
-def reproduce_page() -> str:
-    """Every stored run, a line each, by folder; `make reproduce` runs one again."""
-    parts = [
-        "# Every stored run, and how to run it again",
-        "`make reproduce RUN=<run>` trains a stored run again and prints both results side by side; the command says what "
-        "`python -m scta_lite.train` would be told for it. On one machine with the same versions and one thread the losses "
-        "are the same, bit for bit. Seconds are steps times the median step, on the machine of the run's folder.",
-    ]  # fmt: skip
-    for folder in sorted({path.parent for path in RUNS.rglob("*-*-????????.json")}):
-        runs = [Result.from_dict(read(path)) for path in sorted(folder.glob("*-*-????????.json"))]
+def stored_runs() -> str:
+    """Every stored run, a line each, by folder."""
+    parts = []
+    for folder in sorted({path.parent for path in RUNS.rglob(RUN)}):
+        runs = [Result.from_dict(read(path)) for path in sorted(folder.glob(RUN))]
         lines = [f"{run.run_id:<28} {_seconds(run):>9}  {' '.join(arguments(run.spec))}" for run in runs]
-        parts.append(
-            f"## {folder.relative_to(RUNS)}\n\n{len(runs)} runs, torch {_one(run.host['torch'] for run in runs)}."
-        )
+        versions = ", ".join(sorted({run.host["torch"] for run in runs}))
+        parts.append(f"## {folder.relative_to(RUNS)}\n\n{len(runs)} runs, torch {versions}.")
         parts.append("```text\n" + "\n".join([f"{'run':<28} {'seconds':>9}  settings", *lines]) + "\n```")
     return "\n\n".join(parts)
 
@@ -153,18 +144,9 @@ def _seconds(run: Result) -> str:
     return f"{run.steps_run * run.step_ms / 1e3:,.1f}" if run.step_ms and run.steps_run else "–"
 
 
-def _one(values: Iterable[str]) -> str:
-    return ", ".join(sorted(set(values)))
-
-
-def faults_page() -> str:
-    drills = pd.read_csv(ROOT / "data" / "results" / "drill.csv", keep_default_na=False)
-    return "\n\n".join([
-        "# What it was put through",
-        "A sweep can run for a day on somebody's only GPU. Nothing that it has measured may be lost, whatever ends it. "
-        "`make drill` tries that; a *loss* is a finished run that was gone, or came out otherwise, after everything was done again.",
-        table(drills.assign(tests=[f"`{t}`" if t else "–" for t in drills.tests]).drop(columns="part"), "lrrl"),
-    ])  # fmt: skip
+def drills() -> str:
+    found = pd.read_csv(ROOT / "data" / "results" / "drill.csv", keep_default_na=False)
+    return table(found.assign(tests=[f"`{t}`" if t else "–" for t in found.tests]).drop(columns="part"), "lrrl")
 
 
 # --- notebooks
@@ -181,7 +163,7 @@ def linked(markdown: str, words: list[str]) -> str:
 
     Headings, code, formulas, links and bold text stay as they are.
     """
-    pieces = re.split(r"(```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\[[^\]]*\]\([^)]*\)|<[^>]*>|\*\*.*?\*\*|^#.*$|^\|.*$)", markdown, flags=re.S | re.M)  # fmt: skip
+    pieces = re.split(f"({'|'.join(LEFT_ALONE)})", markdown, flags=re.S | re.M)
     for n in range(0, len(pieces), 2):
         for word in list(words):
             pattern = rf"(?<![\w{{`*-])({re.escape(word)})(?![\w`*}}-])"
@@ -222,7 +204,7 @@ def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
         if "text/markdown" in kinds and "image/png" not in kinds:
             tags.append("remove-input" if source.startswith(("Markdown(", "display(Markdown(")) else "hide-input")
         elif "image/png" in kinds or (
-            source.startswith("def draw") or not cell.outputs and len(source.splitlines()) > 14
+            source.startswith("def draw") or (not cell.outputs and len(source.splitlines()) > 14)
         ):
             tags.append("hide-input")
         if "figures.interactive(" in source:
@@ -251,15 +233,15 @@ def control(name: str, choices: dict[str, dict[str, str] | list[str]], frames: d
     fields = []
     for n, (label, values) in enumerate(choices.items()):
         at = f"{name}-{n}"
-        if isinstance(values, dict):
-            options = "".join(
-                f'<option value="{html.escape(v)}">{html.escape(said)}</option>' for v, said in values.items()
-            )
-            fields.append(f'<label for="{at}">{label} <select id="{at}">{options}</select></label>')
+        typed = not isinstance(values, dict)
+        named = dict.fromkeys(values, "") if typed else values
+        options = "".join(f'<option value="{html.escape(v)}">{html.escape(said)}</option>' for v, said in named.items())
+        if typed:
+            first = html.escape(values[0])
+            field = f'<input id="{at}" list="{at}-all" value="{first}" autocomplete="off">'
+            fields.append(f'<label for="{at}">{label} {field}</label><datalist id="{at}-all">{options}</datalist>')
         else:
-            options = "".join(f'<option value="{html.escape(v)}"></option>' for v in values)
-            fields.append(f'<label for="{at}">{label} <input id="{at}" list="{at}-all" value="{html.escape(values[0])}" autocomplete="off"></label>'
-                          f'<datalist id="{at}-all">{options}</datalist>')  # fmt: skip
+            fields.append(f'<label for="{at}">{label} <select id="{at}">{options}</select></label>')
     kept = json.dumps({"frames": frames, **more}, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
     form = (f'<form class="control" id="{name}" aria-label="{name.replace("-", " ")}">{"".join(fields)}'
             f'<output aria-live="polite"></output><script type="application/json">{kept}</script></form>')  # fmt: skip
@@ -334,7 +316,8 @@ def cost_chooser(folder: Path) -> str:
 
 def quality_chooser(folder: Path) -> str:
     """06's quality during training."""
-    kept, metrics = Frames("quality", folder), {"nll": "NLL, nats", "bits_per_byte": "bits per byte", "hit@1": "Hit@1", "hit@10": "Hit@10"}  # fmt: skip
+    kept = Frames("quality", folder)
+    metrics = {"nll": "NLL, nats", "bits_per_byte": "bits per byte", "hit@1": "Hit@1", "hit@10": "Hit@10"}
     views = {f"{V}/{view.name}": view for V in quality.vocabs(STUDY) for view in quality.views(STUDY, V)}
     for at, view in views.items():
         runs = pd.DataFrame([of[0] for of in view.rows.values()])
@@ -344,9 +327,9 @@ def quality_chooser(folder: Path) -> str:
             order = sorted(ends, key=ends.get, reverse=metric.startswith("hit"))
             form = ".1%" if metric.startswith("hit") else ".3f"
             said = ", ".join(f"{row} {ends[row]:{form}}" for row in order)
+            says = f"{label} on validation text, V = {view.vocab:,}, after {view.name}, best first: {said}."
             for x in ("steps", "seconds"):
-                kept.add(f"{at}|{metric}|{x}", figures.quality(runs, metric, x),
-                         f"{label} on validation text, V = {view.vocab:,}, after {view.name}, best first: {said}.")  # fmt: skip
+                kept.add(f"{at}|{metric}|{x}", figures.quality(runs, metric, x), says)
     choices = {"V and length": {at: f"V = {view.vocab:,}, {view.name}" for at, view in views.items()},
                "Metric": metrics, "Against": {"steps": "steps", "seconds": "seconds"}}  # fmt: skip
     return control("quality", choices, kept.frames)
@@ -378,49 +361,50 @@ def samples_chooser() -> str:
     return control("samples", choices, frames)
 
 
-def explore_page(folder: Path) -> str:
-    folder.mkdir(parents=True)
-    parts = {
-        "The figures of the paper, and ours": ("Choose a figure and a machine (notebook [04](notebooks/04_figures.ipynb)).", figure_chooser(folder)),
-        "What a step costs": ("A method between the softmax and the backbone alone, on two CPU cores (notebook [05](notebooks/05_where_the_time_goes.ipynb)).", cost_chooser(folder)),
-        "How good it becomes": ("Every method during its training (notebook [06](notebooks/06_quality.ipynb)). Seconds are steps times the step that was measured with the machine to itself.", quality_chooser(folder)),
-        "Nearest words": (f"Type one of the {MOST_TYPED:,} most frequent tokens, with or without the space before it, and see the eight whose vectors are nearest (V = 8,192).", words_chooser()),
-        "What the models write": ("The continuation that each model drew for a prompt (notebook [07](notebooks/07_alignment.ipynb)).", samples_chooser()),
-    }  # fmt: skip
-    about = "Each control works with the keyboard: Tab goes to a choice, the arrow keys change it. What a picture shows stands under it in words."
-    return "\n\n".join(
-        ["# Look for yourself", about, *(f"## {name}\n\n{text}\n\n{form}" for name, (text, form) in parts.items())]
-    )
-
-
 # --- the whole
+
+
+GROUPS = {  # the order of the pages
+    "The companion": [f"notebooks/{path.stem}" for path in NOTEBOOKS],
+    "Look for yourself": ["explore"],
+    "What was found": ["claims", "results"],
+    "To look up": ["glossary", "api", "data/README", "reproduce", "faults"],
+}
+
+
+def symbols(readme: str) -> str:
+    return re.search(r"^\| symbol \|.*?\n\n", readme, re.M | re.S)[0]
+
+
+def contents() -> str:
+    """The pages in order, for the side of each page."""
+    trees = [f":hidden:\n:caption: {name}\n\n" + "\n".join(pages) for name, pages in GROUPS.items()]
+    return "\n\n".join(f"```{{toctree}}\n{tree}\n```" for tree in trees)
 
 
 def assemble(source: Path) -> None:
     """Writes all that Sphinx reads."""
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / "book", source)
-    readme = (ROOT / "README.md").read_text()
     for name in ("figures", "data/README.md", "LICENSE", "CITATION.cff"):
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
         path = ROOT / name
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(path, source / name) if path.is_dir() else shutil.copy(path, source / name)
-    glossary = (source / "glossary.md").read_text()
-    symbols = re.search(r"^\| symbol \|.*?\n\n", readme, re.M | re.S)[0]
-    pages = {
-        "index.md": index(readme),
-        "glossary.md": glossary.replace("SYMBOLS", symbols),
-        "claims.md": claims_page(),
-        "results.md": results_page(),
-        "reproduce.md": reproduce_page(),
-        "faults.md": faults_page(),
-        "explore.md": explore_page(source / "static" / "frames"),
-    }
-    for name, page in pages.items():
-        (source / name).write_text(page)
+    frames, readme = source / "static" / "frames", (ROOT / "README.md").read_text()
+    frames.mkdir()
+    made = {
+        "SYMBOLS": partial(symbols, readme), "CLAIMS_COUNTED": claims_counted, "CLAIMS_TABLE": claims_table,
+        "CLAIMS": claims_in_full, "STEP_TIMES": step_times, "VIEWS": views, "RUNS": stored_runs, "DRILLS": drills,
+        "FIGURES": partial(figure_chooser, frames), "COST": partial(cost_chooser, frames),
+        "QUALITY": partial(quality_chooser, frames), "WORDS": words_chooser, "SAMPLES": samples_chooser,
+    }  # fmt: skip
+    for page in source.glob("*.md"):
+        page.write_text(re.sub(r"%([A-Z_]+)", lambda found: made[found[1]](), page.read_text()))
+    (source / "index.md").write_text(f"{readme}\n\n{contents()}\n")
+    words = terms((source / "glossary.md").read_text())
     (source / "notebooks").mkdir()
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
-        nbformat.write(notebook(path, terms(glossary)), source / "notebooks" / path.name)
+    for path in NOTEBOOKS:
+        nbformat.write(notebook(path, words), source / "notebooks" / path.name)
 
 
 def main() -> None:
