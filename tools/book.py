@@ -61,7 +61,7 @@ def table(rows: pd.DataFrame | Iterable[dict], align: str = "") -> str:
 
 def notebook_link(name: str | None) -> str:
     there = name and (ROOT / "notebooks" / f"{name}.ipynb").is_file()
-    return f"[{name[:2]}](notebooks/{name}.ipynb)" if there else name or "–"
+    return f"[{name[:2]}](../notebooks/{name}.ipynb)" if there else name or "–"
 
 
 def known_claims() -> pd.DataFrame:
