@@ -76,6 +76,7 @@ def sweep(
         if executor is None:
             stop.set()  # an interrupt ends the run in flight
             pool.shutdown(cancel_futures=True)
+    tidy(folder)  # a sweep that was killed at its very end leaves no run to do, and yet its files
     runs = pd.DataFrame([json.loads(path.read_text()) for path in paths])
     return add_speedup(runs) if specs else runs
 

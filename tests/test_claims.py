@@ -23,7 +23,7 @@ def test_claims_are_whole_and_open_until_settled(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("finding", [{"C3": ("true", "", "")}, {"C99": ("open", "", "")}])
 def test_unknown_verdicts_and_claims(finding):
-    with pytest.raises(ValueError, match="expected one of C1 … F6 and a verdict of supported, partly"):
+    with pytest.raises(ValueError, match="expected one of C1 … F6 and a verdict of supported, supported as"):
         settle("x", finding, save=False)
 
 

@@ -17,7 +17,7 @@ from conftest import CHAT, LENGTHS, SIZES
 
 from scta_lite import Spec, figures, grid, load, load_runs, sweep, train
 from scta_lite import cost as cost_module
-from scta_lite.files import ROOT
+from scta_lite.files import ROOT, temporary
 from scta_lite.runs.settings import arguments
 from scta_lite.runs.table import ratios
 from scta_lite.text import corpus as corpus_module
@@ -95,6 +95,18 @@ class TestKilled:
         assert runs.reason[0].startswith("ended by SIGKILL after step ")
         assert runs.step_ms.isna().tolist() == [True, False]
         assert not progress_told(tmp_path)
+
+    def test_a_sweep_that_was_killed_at_its_very_end_leaves_nothing(self, tiny, tmp_path, monkeypatch):
+        """Every run is done, and what its process and the sweep had beside it goes with the next sweep."""
+        done = sweep([tiny()], tmp_path, progress=False).run_id[0]
+        before = files(tmp_path)
+        (tmp_path / f".{done}.json.lock").touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 2**22 + 1)  # of a process that there cannot be
+            temporary(tmp_path / f"{done}.progress").touch()
+        assert len(list(tmp_path.iterdir())) == 3
+        sweep([tiny()], tmp_path, progress=False)
+        assert files(tmp_path) == before
 
     def test_a_killed_sweep_resumes(self, tiny, tmp_path):
         """SIGKILL in the middle of a run: the finished run is untouched, the lost one is done, no half file is left."""

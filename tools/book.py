@@ -34,7 +34,8 @@ from scta_lite.runs.result import Result, read
 from scta_lite.runs.settings import arguments
 from scta_lite.runs.table import ratios
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+README = (ROOT / "README.md").read_text()
+NOTEBOOKS = [ROOT / name for name in re.findall(r"^\| \[\w+\]\((notebooks/\w+\.ipynb)\)", README, re.M)]  # in its order
 BUILT = ROOT / "build" / "book"
 RUNS = ROOT / "data" / "runs"
 STUDY, BENCH = RUNS / "two-cores" / "quality", RUNS / "intel-xeon-2-cores" / "bench"
@@ -270,7 +271,7 @@ class Frames:
         if figure is not None:
             file = f"{self.name}-{len(self.frames)}.png"
             (self.folder / file).write_bytes(png(figure))
-            frame["picture"] = f"_static/frames/{file}"
+            frame["picture"] = f"../_static/frames/{file}"
         self.frames[key] = frame
 
 
@@ -366,14 +367,11 @@ def samples_chooser() -> str:
 
 GROUPS = {  # the order of the pages
     "The companion": [f"notebooks/{path.stem}" for path in NOTEBOOKS],
-    "Look for yourself": ["explore"],
-    "What was found": ["claims", "results"],
-    "To look up": ["glossary", "api", "data/README", "reproduce", "faults"],
+    "Look for yourself": ["book/explore"],
+    "What was found": ["book/claims", "book/results"],
+    "To use": ["book/use", "book/api", "book/glossary"],
+    "To check": ["data/README", "book/reproduce", "book/faults", "CONTRIBUTING", "CHANGELOG"],
 }
-
-
-def symbols(readme: str) -> str:
-    return re.search(r"^\| symbol \|.*?\n\n", readme, re.M | re.S)[0]
 
 
 def contents() -> str:
@@ -383,25 +381,27 @@ def contents() -> str:
 
 
 def assemble(source: Path) -> None:
-    """Writes all that Sphinx reads."""
+    """Writes all that Sphinx reads, in the folders of the repository, so that the links between the files hold."""
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(ROOT / "book", source)
-    for name in ("figures", "data/README.md", "LICENSE", "CITATION.cff"):
+    frames = source / "static" / "frames"
+    frames.mkdir(parents=True)
+    for name in ("book", "figures", "data/README.md", "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md"):
         path = ROOT / name
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(path, source / name) if path.is_dir() else shutil.copy(path, source / name)
-    frames, readme = source / "static" / "frames", (ROOT / "README.md").read_text()
-    frames.mkdir()
+    (source / "book" / "conf.py").rename(source / "conf.py")
+    for path in (source / "book" / "static").iterdir():
+        path.rename(source / "static" / path.name)
     made = {
-        "SYMBOLS": partial(symbols, readme), "CLAIMS_COUNTED": claims_counted, "CLAIMS_TABLE": claims_table,
-        "CLAIMS": claims_in_full, "STEP_TIMES": step_times, "VIEWS": views, "RUNS": stored_runs, "DRILLS": drills,
+        "CLAIMS_COUNTED": claims_counted, "CLAIMS_TABLE": claims_table, "CLAIMS": claims_in_full,
+        "STEP_TIMES": step_times, "VIEWS": views, "RUNS": stored_runs, "DRILLS": drills,
         "FIGURES": partial(figure_chooser, frames), "COST": partial(cost_chooser, frames),
         "QUALITY": partial(quality_chooser, frames), "WORDS": words_chooser, "SAMPLES": samples_chooser,
     }  # fmt: skip
-    for page in source.glob("*.md"):
-        page.write_text(re.sub(r"%([A-Z_]+)", lambda found: made[found[1]](), page.read_text()))
-    (source / "index.md").write_text(f"{readme}\n\n{contents()}\n")
-    words = terms((source / "glossary.md").read_text())
+    for page in (source / "book").glob("*.md"):
+        page.write_text(re.sub(r"%([A-Z]{4}[A-Z_]*)\b", lambda found: made[found[1]](), page.read_text()))
+    (source / "index.md").write_text(f"{README}\n\n{contents()}\n")
+    words = terms((source / "book" / "glossary.md").read_text())
     (source / "notebooks").mkdir()
     for path in NOTEBOOKS:
         nbformat.write(notebook(path, words), source / "notebooks" / path.name)

@@ -30,6 +30,7 @@ def build(path: Path) -> None:
     count = 0
     for cell in notebook.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("tags", "nbmake") if cell.metadata.get(key)}
+        hide(cell)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
             count += 1
@@ -40,6 +41,14 @@ def build(path: Path) -> None:
                 if output.output_type == "execute_result":
                     output.execution_count = count
     nbformat.write(notebook, path)
+
+
+def hide(cell: nbformat.NotebookNode) -> None:
+    """Folds what a reader can do without: the source of a finding, which stands below it, and what is tagged so."""
+    if cell.cell_type == "code" and (
+        cell.source.startswith(("Markdown(", "display(Markdown(")) or "hide-input" in cell.metadata.get("tags", ())
+    ):
+        cell.metadata["jupyter"] = {"source_hidden": True}
 
 
 def smaller(picture: str) -> str:
