@@ -15,7 +15,7 @@ help:  ## what there is to make
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev,book,browser]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev]'
 	touch $@
 
 install: .venv/installed  ## install everything into .venv
@@ -44,7 +44,11 @@ notebooks: install  ## execute the notebooks at their full default size and keep
 figures: install  ## draw every figure of figures/ again, from stored numbers
 	$(BIN)/python tools/build_notebooks.py 04_figures
 
-book: install  ## the notebooks, the claims and every table as a web site, in build/book/html
+.venv/book: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book]'
+	touch $@
+
+book: .venv/book  ## the notebooks, the claims and every table as a web site, in build/book/html
 	$(BIN)/python tools/book.py
 
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)

@@ -133,7 +133,7 @@ def test_how_much_faster_a_step_is_is_what_the_stored_rounds_say():
     dense, rows = times(("semantic", "dense")), times(("semantic", "rows"))
     ordinal = {10: "10th", 18: "18th", 32: "32nd", 12: "12th", 47: "47th", 333: "333rd"}
     assert "a {}, an {} and a {} of the softmax's time".format(*(ordinal[n] for n in dense)) in said
-    assert "a {}, a {} and a {}".format(*(ordinal[n] for n in rows)) in said
+    assert "then a step takes a {}, a {} and a {}.".format(*(ordinal[n] for n in rows)) in said
 
 
 def test_measured_steps_are_enough():
@@ -173,4 +173,5 @@ def test_the_answer_holds_in_the_stored_runs():
     after_steps, after_seconds = quality.views(STUDY, 8_192)[-2:]
     assert after_steps.difference("SEMANTIC as published", "trigram").low > 0
     assert after_seconds.difference("SEMANTIC with prior", after_seconds.ce).noise  # about level
-    assert after_seconds.difference("adaptive softmax", after_seconds.ce).high < 0
+    for slower in (after_seconds.ce, "SEMANTIC with prior"):
+        assert after_seconds.difference("adaptive softmax", slower).high < 0, slower

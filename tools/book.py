@@ -23,8 +23,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import torch
+from build_notebooks import smaller
 from matplotlib.figure import Figure
-from PIL import Image
 
 from scta_lite import figures, load_runs, published_runs, quality
 from scta_lite.checks import printable
@@ -45,7 +45,6 @@ LEFT_ALONE = (  # of a text, where it gets no links: code, formulas, links, HTML
     *(r"<[^>]*>", r"\*\*.*?\*\*", r"^#[^\n]*$", r"^\|[^\n]*$"),
 )
 RUN = "*-*-????????.json"  # a run's file
-WIDEST = 1_400  # pixels of a picture
 MOST_TYPED = 2_000  # words whose neighbours can be asked for
 
 
@@ -181,15 +180,11 @@ def plain(markdown: str) -> str:
     return " ".join(re.sub(r"[*`$|]|^- ", "", text, flags=re.M).split())
 
 
-def finding(cells: list, n: int) -> str:
-    """What the nearest "What it shows" after a picture says, at most 400 characters of it."""
-    for cell in cells[n : n + 4]:
-        said = cell.source if cell.cell_type == "markdown" else "".join(
-            output.get("data", {}).get("text/markdown", "") for output in cell.outputs)  # fmt: skip
-        if said.lstrip().startswith("**What it shows"):
-            text = plain(said)
-            return text if len(text) <= 400 else text[:400].rsplit(" ", 1)[0] + " …"
-    return ""
+def finding(after: nbformat.NotebookNode) -> str:
+    """What the cell after a picture says that it shows, at most 400 characters of it."""
+    outputs = (output.get("data", {}).get("text/markdown", "") for output in after.get("outputs", ()))
+    said = plain(after.source if after.cell_type == "markdown" else "".join(outputs))
+    return said if len(said) <= 400 else said[:400].rsplit(" ", 1)[0] + " …"
 
 
 def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
@@ -211,8 +206,7 @@ def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
         if "figures.interactive(" in source:
             tags.append("remove-cell")  # it needs a kernel: explore.md has those that do not
         if "image/png" in kinds:
-            alt = finding(book.cells, n) or finding(book.cells[:n][::-1], 0) or f"A figure of {path.stem}."
-            cell.metadata["mystnb"] = {"image": {"alt": alt}}
+            cell.metadata["mystnb"] = {"image": {"alt": finding(book.cells[n + 1])}}
     return book
 
 
@@ -220,13 +214,9 @@ def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure, 64 colours, no wider than WIDEST."""
-    made, small = io.BytesIO(), io.BytesIO()
+    made = io.BytesIO()
     figure.savefig(made, format="png", dpi=110, metadata={"Software": None})
-    picture = Image.open(made).convert("RGB")
-    picture.thumbnail((WIDEST, WIDEST))
-    picture.quantize(64).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    return smaller(made.getvalue())
 
 
 def control(name: str, choices: dict[str, dict[str, str] | list[str]], frames: dict, **more) -> str:
@@ -266,13 +256,10 @@ class Frames:
     def __init__(self, name: str, folder: Path):
         self.name, self.folder, self.frames = name, folder, {}
 
-    def add(self, key: str, figure: Figure | None, says: str) -> None:
-        frame = {"says": says}
-        if figure is not None:
-            file = f"{self.name}-{len(self.frames)}.png"
-            (self.folder / file).write_bytes(png(figure))
-            frame["picture"] = f"../_static/frames/{file}"
-        self.frames[key] = frame
+    def add(self, key: str, figure: Figure, says: str) -> None:
+        file = f"{self.name}-{len(self.frames)}.png"
+        (self.folder / file).write_bytes(png(figure))
+        self.frames[key] = {"says": says, "picture": f"../_static/frames/{file}"}
 
 
 def figure_chooser(folder: Path) -> str:

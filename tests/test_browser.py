@@ -1,0 +1,205 @@
+"""The book and two notebooks in a real browser: `make browser`. Pictures of every page are kept in build/screenshots.
+
+Skipped where playwright or a Chromium is missing, as in `make test`; the book has to be built before.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+
+from scta_lite.files import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import book
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make browser")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HTML, SHOTS = book.BUILT / "html", ROOT / "build" / "screenshots"
+PAGES = ["index", *(page for pages in book.GROUPS.values() for page in pages)]
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed"),
+    pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="the book is not built: make book"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as start:
+        browser = start.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page without a network, that collects what goes wrong on it."""
+    with browser.new_context(viewport=DESK, offline=True) as context:
+        page = context.new_page()
+        page.wrong = []
+        page.on("console", lambda said: said.type == "error" and page.wrong.append(said.text))
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.on("requestfailed", lambda request: page.wrong.append(f"{request.url}: {request.failure}"))
+        page.on("request", lambda asked: asked.url.startswith("http") and page.wrong.append(asked.url))
+        yield page
+
+
+def visit(page, name):
+    page.goto((HTML / f"{name}.html").as_uri())
+    page.evaluate("() => window.MathJax?.startup?.promise")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_without_a_network_and_can_be_read_by_everybody(page, name):
+    visit(page, name)
+    for picture in page.locator(".bd-article img").all():
+        picture.scroll_into_view_if_needed()
+    pictures = page.eval_on_selector_all("img", "all => all.map(i => [i.src.slice(-60), i.alt, i.naturalWidth])")
+    assert [p for p in pictures if not p[1] or not p[2]] == []
+    assert page.locator("mjx-merror, .MathJax_Error").count() == 0
+    found = axe.Axe().run(page).response["violations"]
+    assert [
+        (v["id"], v["impact"], [n["html"][:200] for n in v["nodes"][:3]])
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ] == []
+    assert (HTML / f"{name}.html").stat().st_size < 2_000_000
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("() => scrollTo(0, 0)")
+    page.screenshot(path=SHOTS / f"{name.replace('/', '-')}-1280.png")
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]
+    page.screenshot(path=SHOTS / f"{name.replace('/', '-')}-390.png")
+    assert page.wrong == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_inside_work(page, name):
+    visit(page, name)
+    here = (HTML / f"{name}.html").as_uri()
+    for address in set(page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")):
+        parts = urlsplit(address)
+        if parts.scheme == "file":
+            target = Path(unquote(parts.path))
+            assert target.is_file(), address
+            if parts.fragment and target.suffix == ".html":
+                assert f'id="{unquote(parts.fragment)}"' in target.read_text(), (here, address)
+
+
+@pytest.mark.parametrize(("button", "order"), [("right-next", PAGES), ("left-prev", PAGES[::-1])])
+def test_previous_and_next_go_round_all_pages(page, button, order):
+    visit(page, order[0])
+    for name in order[1:]:
+        page.locator(f"a.{button}").click()
+        page.wait_for_url(f"**/{name}.html")
+    assert page.locator(f"a.{button}").count() == 0
+
+
+def test_the_search_works_without_a_network(page):
+    page.goto((HTML / "search.html").as_uri() + "?q=adaptive+softmax")
+    page.wait_for_selector("ul.search li a")
+    assert page.wrong == []
+
+
+def test_the_book_is_dark_for_those_who_want_it(browser):
+    with browser.new_context(viewport=DESK, offline=True, color_scheme="dark") as context:
+        page = context.new_page()
+        visit(page, "book/claims")
+        colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        assert max(map(int, re.findall(r"\d+", colour)[:3])) < 80
+        serious = [v for v in axe.Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        assert serious == []
+
+
+@pytest.mark.parametrize("name", ["figures", "cost", "quality", "nearest-words", "samples"])
+def test_a_control_works_with_the_keys_and_says_what_it_shows(page, name):
+    visit(page, "book/explore")
+    form = page.locator(f"form.control#{name}")
+    said = form.locator("output")
+
+    def shown():
+        pictures = said.locator("img")
+        return said.inner_text(), pictures.get_attribute("src") if pictures.count() else None
+
+    for choice in form.locator("select").all():
+        before = shown()
+        assert len(before[0]) > 40
+        choice.focus()
+        page.keyboard.press("ArrowDown")
+        assert shown()[0] != before[0]
+        assert shown()[1] != before[1] or before[1] is None
+    for word in form.locator("input").all():
+        before = shown()
+        word.fill("import")
+        assert shown() != before
+        word.fill("no such word")
+        assert "Nothing is stored" in shown()[0]
+    for picture in said.locator("img").all():
+        assert picture.evaluate("i => i.decode().then(() => i.naturalWidth)") > 300
+        assert picture.get_attribute("alt") == said.inner_text()
+    assert page.wrong == []
+
+
+# --- JupyterLab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab on copies of 04 and 05, at the size of the tests."""
+    folder = tmp_path_factory.mktemp("lab")
+    for path in (ROOT / "notebooks").glob("0[45]*.ipynb"):
+        notebook = nbformat.read(path, 4)
+        for cell in notebook.cells:
+            small = cell.metadata.get("nbmake", {}).get("mock", {})
+            cell.source += "".join(f"\n{name} = {value!r}" for name, value in small.items())
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, folder / path.name)
+    port, token = "8917", "t"
+    command = ["-m", "jupyterlab", "--no-browser", "--expose-app-in-browser", "--allow-root", f"--port={port}",
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0"]  # fmt: skip
+    own = {name: str(folder / "jupyter" / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([sys.executable, *command], env=os.environ | own, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            try:
+                urlopen(f"http://127.0.0.1:{port}/api").close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/doc/tree/{{}}?token={token}&reset"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.parametrize("name", ["04_figures", "05_where_the_time_goes"])
+def test_a_notebook_runs_to_its_end_in_jupyterlab_and_its_controls_work_with_the_keys(browser, lab, name):
+    with browser.new_context(viewport={"width": 1280, "height": 1600}) as context:
+        page = context.new_page()
+        page.goto(lab.format(f"{name}.ipynb"))
+        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
+        page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.ready")
+        # the command ends when the last cell has
+        assert page.evaluate("() => jupyterapp.commands.execute('notebook:run-all-cells')")
+        cells = json.loads(page.evaluate("() => JSON.stringify(jupyterapp.shell.currentWidget.model.toJSON().cells)"))
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert all(cell["execution_count"] for cell in code)
+        assert [o for cell in code for o in cell["outputs"] if o["output_type"] == "error"] == []
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"lab-{name}.png")
+        moved = controls(page)
+        assert moved
