@@ -45,11 +45,14 @@ figures: install  ## draw every figure of figures/ again, from stored numbers
 	$(BIN)/python tools/build_notebooks.py 04_figures
 
 .venv/book: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,browser]'
 	touch $@
 
 book: .venv/book  ## the notebooks, the claims and every table as a web site, in build/book/html
 	$(BIN)/python tools/book.py
+
+browser: book  ## the book and two notebooks in a real browser, with the keys; needs Chromium
+	$(BIN)/python -m pytest -q tests/test_browser.py
 
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python tools/bench.py

@@ -28,6 +28,7 @@ html_css_files = ["book.css"]
 html_js_files = ["controls.js"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # a page read from a disk cannot ask for the text of the others
 html_last_updated_fmt = None
 html_context = {"default_mode": "auto"}
 html_theme_options = {

@@ -195,6 +195,9 @@ def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
             cell.source = linked(cell.source, words)
             continue
         tags = cell.metadata.setdefault("tags", [])
+        for output in cell.outputs:
+            if "text/markdown" in output.get("data", {}):  # myst-nb takes a link in an output as it stands
+                output.data["text/markdown"] = output.data["text/markdown"].replace(".ipynb)", ".html)")
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
         source = cell.source.strip()
         if "text/markdown" in kinds and "image/png" not in kinds:
@@ -315,9 +318,9 @@ def quality_chooser(folder: Path) -> str:
             order = sorted(ends, key=ends.get, reverse=metric.startswith("hit"))
             form = ".1%" if metric.startswith("hit") else ".3f"
             said = ", ".join(f"{row} {ends[row]:{form}}" for row in order)
-            says = f"{label} on validation text, V = {view.vocab:,}, after {view.name}, best first: {said}."
+            says = f"{label} on validation text, V = {view.vocab:,}. After {view.name}, best first: {said}."
             for x in ("steps", "seconds"):
-                kept.add(f"{at}|{metric}|{x}", figures.quality(runs, metric, x), says)
+                kept.add(f"{at}|{metric}|{x}", figures.quality(runs, metric, x), f"Against {x}: {says}")
     choices = {"V and length": {at: f"V = {view.vocab:,}, {view.name}" for at, view in views.items()},
                "Metric": metrics, "Against": {"steps": "steps", "seconds": "seconds"}}  # fmt: skip
     return control("quality", choices, kept.frames)

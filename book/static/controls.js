@@ -20,3 +20,12 @@ document.addEventListener("DOMContentLoaded", () => {
     show();
   }
 });
+
+// What is wider than its box scrolls in it, and so with the keys too.
+const reach = () => {
+  for (const box of document.querySelectorAll(".bd-article table, .bd-article .math, .bd-article pre, .bd-article .output")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+};
+addEventListener("load", reach);
+addEventListener("resize", reach);
