@@ -169,8 +169,9 @@ def lab(tmp_path_factory):
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / path.name)
     port, token = "8917", "t"
-    flags = ["--no-browser", "--expose-app-in-browser", "--allow-root", f"--port={port}",
-             f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0"]  # fmt: skip
+    settings = {"IdentityProvider.token": token, "ServerApp.root_dir": folder, "ServerApp.port_retries": 0}
+    flags = ["--no-browser", "--expose-app-in-browser", "--allow-root", f"--port={port}"]
+    flags += [f"--{name}={value}" for name, value in settings.items()]
     own = {f"{name}_DIR": str(folder / name) for name in ("JUPYTER_CONFIG", "JUPYTER_RUNTIME", "JUPYTERLAB_SETTINGS")}
     tracker = folder / "JUPYTERLAB_SETTINGS" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     tracker.parent.mkdir(parents=True)
