@@ -68,6 +68,7 @@ def _remove(part: Path) -> None:
 
 
 def _alive(process: int) -> bool:
+    """Whether the process is there and has not ended: one that nobody waited for is there, but writes no more."""
     if os.name != "posix":  # elsewhere signal 0 would end it
         return True
     try:
@@ -76,6 +77,8 @@ def _alive(process: int) -> bool:
         return False
     except PermissionError:
         pass
+    with suppress(OSError, IndexError):  # there is no /proc but on Linux
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,18 @@ def test_what_a_library_writes_beside_its_file_goes_too(tmp_path):
     assert len(list(tmp_path.rglob(".tmp*"))) == 1
     replace_file(tmp_path / "other.json", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["other.json"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells an ended process from a running one")
+def test_what_a_process_that_nobody_waited_for_left_goes_too(tmp_path):
+    """In a container whose first process waits for none, an orphan that was killed keeps its number for ever."""
+    zombie = subprocess.Popen([sys.executable, "-c", DYING, str(tmp_path / "run.json")], cwd=ROOT)
+    while Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert len(list(tmp_path.iterdir())) == 1
+    tidy(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert zombie.wait() == -signal.SIGKILL
 
 
 def test_what_a_living_process_or_another_machine_writes_stays(tmp_path, monkeypatch):
