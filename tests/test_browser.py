@@ -1,12 +1,13 @@
 """The book and two notebooks in a real browser: `make browser`. Pictures of every page are kept in build/screenshots.
 
-Skipped where playwright or a Chromium is missing, as in `make test`; the book has to be built before.
+Skipped where playwright or a Chromium is missing; the book has to be built before. `make test` leaves them out.
 """
 
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -168,7 +169,8 @@ def lab(tmp_path_factory):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / path.name)
-    port, token = "8917", "t"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port, token = free.getsockname()[1], "t"
     settings = {"IdentityProvider.token": token, "ServerApp.root_dir": folder, "ServerApp.port_retries": 0}
     flags = ["--no-browser", "--expose-app-in-browser", "--allow-root", f"--port={port}"]
     flags += [f"--{name}={value}" for name, value in settings.items()]
@@ -214,6 +216,7 @@ def move(page, box):
 def test_in_jupyterlab_a_notebook_runs_to_its_end_and_its_controls_work_with_the_keys(browser, lab, name):
     with browser.new_context(viewport={"width": 1280, "height": 1600}) as context:
         page = context.new_page()
+        page.set_default_timeout(300_000)  # a slow machine is no fault
         page.goto(lab.format(f"{name}.ipynb"))
         page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
         page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.ready")

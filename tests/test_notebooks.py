@@ -19,6 +19,9 @@ from papermill.iorw import load_notebook_node
 from scta_lite import figures, published_runs
 from scta_lite.files import ROOT
 
+sys.path.insert(0, str(ROOT / "tools"))
+import build_notebooks
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SWEEP = ROOT / "notebooks" / "03_sweep.ipynb"
 
@@ -45,6 +48,21 @@ def test_executed_in_order_without_errors(notebook):
     cells = code(notebook)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not [o for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cleaning_leaves_a_clean_notebook_as_it_is(tmp_path, path):
+    """As before each commit, and after JupyterLab has left its marks on it."""
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["widgets"] = {}
+    for cell in notebook["cells"]:
+        cell["metadata"]["execution"] = cell["metadata"]["collapsed"] = {}
+    for cell in code(notebook):
+        cell["execution_count"] = None
+    used = tmp_path / path.name
+    used.write_text(json.dumps(notebook))
+    build_notebooks.nbformat.write(build_notebooks.clean(build_notebooks.nbformat.read(used, 4)), used)
+    assert used.read_text() == path.read_text()
 
 
 def test_clean(notebook):

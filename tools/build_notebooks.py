@@ -2,7 +2,7 @@
 
 Each is run as a reader runs it, from notebooks/, except that `save` is True and `resume` False. What only this
 execution knows (times of cells, papermill's cell, widget state, the steps of progress bars) is removed; outputs stay,
-pictures with 64 colours, a third of the bytes.
+pictures with 64 colours, a third of the bytes. `--clean FILE…` does that alone, to notebooks that were run elsewhere.
 """
 
 import io
@@ -24,6 +24,11 @@ def build(path: Path) -> None:
     wanted = {"save": True, "resume": False}  # what is shown was run by the code that shows it
     given = {name: value for name, value in wanted.items() if name in papermill.inspect_notebook(path)}
     notebook = papermill.execute_notebook(path, None, parameters=given, cwd=path.parent)
+    nbformat.write(clean(notebook), path)
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without what only its execution knows; one that is clean stays as it is."""
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
@@ -40,7 +45,7 @@ def build(path: Path) -> None:
                     output.data["image/png"] = b64encode(smaller(b64decode(picture))).decode()
                 if output.output_type == "execute_result":
                     output.execution_count = count
-    nbformat.write(notebook, path)
+    return notebook
 
 
 def hide(cell: nbformat.NotebookNode) -> None:
@@ -52,14 +57,18 @@ def hide(cell: nbformat.NotebookNode) -> None:
 
 def smaller(picture: bytes) -> bytes:
     """The PNG with a palette of 64 colours, picked by octree: by median cut a line that is thin loses its colour."""
-    made = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(
-        made, "PNG", optimize=True
-    )
+    image, made = Image.open(io.BytesIO(picture)), io.BytesIO()
+    if image.mode == "P":
+        return picture
+    image.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(made, "PNG", optimize=True)
     return made.getvalue()
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--clean"]:
+        for path in sys.argv[2:]:
+            nbformat.write(clean(nbformat.read(path, 4)), path)
+        sys.exit()
     names = sys.argv[1:] or sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb"))
     for name in sorted(names, key=lambda name: "04_figures" in name):  # last: its claims are what the others found
         build(NOTEBOOKS / f"{Path(name).stem}.ipynb")
