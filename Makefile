@@ -28,7 +28,7 @@ demo: install  ## run the sweep notebook on real text; print its table, say wher
 	@echo "Its figures, as PNG and PDF:" && ls $(DEMO)/*.png
 
 lab: install  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks/01_loss_math.ipynb
 
 test: install lint  ## every test, and every notebook at a small size
 	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/test_browser.py

@@ -32,6 +32,16 @@ from scta_lite.runs.spec import Spec
 from scta_lite.runs.table import add_speedup, ratios
 from scta_lite.train import unfinished
 
+SWEPT = {
+    "vocab": PAPER.vocabs,
+    "method": ("ce", "semantic"),
+    "optimizer": ("dense",),
+}  # what the command does by default
+EXAMPLES = """examples:
+  python -m scta_lite.sweep                                     the paper's sweep; on a CPU it takes hours
+  python -m scta_lite.sweep --budget-s 30                       the same, 30 seconds a run, for the times of a step
+  python -m scta_lite.sweep --vocab 50k 1M --method ce semantic semantic_prior --optimizer rows --corpus my.jsonl
+"""
 FINAL = ("ok", "out_of_memory")  # a run with another status is tried again: memory may have become free since
 # Else glibc hands each step's large temporaries back to the kernel and faults them in again; the same for every method.
 HEAP = {"MALLOC_MMAP_THRESHOLD_": 64 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_TOP_PAD_": 64 << 20}
@@ -179,15 +189,18 @@ def _is_done(path: Path) -> bool:
 
 def main(words: list[str] | None = None) -> None:
     """Runs each combination of the vocabularies, methods and optimisers given, and prints the table of their times."""
-    parser = argparse.ArgumentParser(prog="python -m scta_lite.sweep", description=main.__doc__)
-    add_arguments(parser, several=("vocab", "method", "optimizer"))
+    parser = argparse.ArgumentParser(
+        prog="python -m scta_lite.sweep", usage="%(prog)s [--vocab V …] [--method METHOD …] [options]", epilog=EXAMPLES,
+        description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add_arguments(parser, several=SWEPT)
     parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/<machine>)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="repeat all N times, each with a new seed")
     parser.add_argument("--force", action="store_true", help="run what does not fit into the free memory too")
     parser.add_argument("--again", action="store_true", help="run again what was run before")
     options = vars(parser.parse_args(words))
     out, rounds, force, again = (options.pop(name) for name in ("out", "rounds", "force", "again"))
-    settings = {"vocab": PAPER.vocabs, "method": ("ce", "semantic"), **options}
+    settings = {**SWEPT, **options}
     try:
         if rounds < 1:
             raise ValueError(f"rounds={rounds}: expected an integer from 1 up")

@@ -24,6 +24,12 @@ from scta_lite.runs.settings import add_arguments
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.timing import Progress
 
+EXAMPLES = """examples:
+  python -m scta_lite.train --method semantic --vocab 50k --steps 100 --out runs/mine
+  python -m scta_lite.train --method semantic_prior --vocab 50k --optimizer rows --lr 3e-3 --table-lr 1e-2 --epochs 1 \\
+      --schedule cosine --warmup 100 --clip 1 --betas 0.9 0.99 --evaluate --out runs/mine
+"""
+
 
 def train(
     spec: Spec, *, progress: Progress | None = None, checkpoint: str | Path | None = None, checkpoint_s: float = 600
@@ -140,7 +146,10 @@ def _torch_settings(spec: Spec) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """One run, in this process; writes <run id>.json, and the model as <run id>.safetensors."""
-    parser = argparse.ArgumentParser(prog="python -m scta_lite.train", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m scta_lite.train", usage="%(prog)s --method METHOD --vocab V --out DIR [options]",
+        description=main.__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     add_arguments(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for <run id>.json")
     parser.add_argument("--checkpoint-s", type=float, default=600, metavar="S",

@@ -345,10 +345,10 @@ def test_a_text_that_is_too_short_is_said_once_in_words(tiny, tmp_path, capsys):
     assert set(runs.fingerprint) == {text.load(str(CHAT), max_characters=5000).fingerprint}
 
 
-def test_a_million_examples_take_no_more_memory_than_a_few(tmp_path):
+def test_many_examples_take_no_more_memory_than_a_few(tmp_path):
     """As text of 64 million ids is trained on: only the examples of the next steps are read."""
     peaks = {}
-    for examples in (20_000, 1_000_000):
+    for examples in (20_000, 400_000):
         np.save(
             tmp_path / "ids.npy",
             np.random.default_rng(0).integers(0, 300, 64 * examples * 100 // 97 + 1, dtype=np.int32),
@@ -359,7 +359,7 @@ def test_a_million_examples_take_no_more_memory_than_a_few(tmp_path):
         run = json.loads(next((tmp_path / str(examples)).glob("*.json")).read_text())
         assert run["examples_available"] >= examples
         peaks[examples] = run["peak_memory_bytes"]
-    assert peaks[1_000_000] < 1.1 * peaks[20_000]
+    assert peaks[400_000] < 1.1 * peaks[20_000]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from conftest import CHAT
 
 from scta_lite import PAPER, load_runs, quality
 from scta_lite.files import ROOT
+from scta_lite.runs.settings import GROUPS
 
 README = (ROOT / "README.md").read_text()
 USE = (ROOT / "book" / "use.md").read_text()
@@ -91,7 +92,13 @@ def test_help_explains_every_setting(module):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "--weight-decay" in done.stdout
+    groups = re.findall(r"^(\S.*):$", done.stdout, re.M)
+    assert groups == ["options", *GROUPS.values(), "examples"]
+    assert "None" not in done.stdout
+    shown = " ".join(done.stdout.split())
+    for words in ("--vocab V", "--weight-decay X", "--betas BETA1 BETA2", "--evaluate [true|false]", "--seed N",
+                  "(default: 0.9 0.999)", "--schedule constant|linear|cosine", "one of ce, semantic, "):  # fmt: skip
+        assert words in shown
 
 
 def test_data_dictionary_knows_every_field():

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -124,6 +125,19 @@ def test_arguments_round_trip():
     parser = ArgumentParser()
     add_arguments(parser)
     assert Spec(**vars(parser.parse_args(arguments(spec)))) == spec
+
+
+@pytest.mark.parametrize("words", ["--vocab 50q", "--vocab 2k --lr fast", "--vocab 2k --betas 0.9"])
+def test_a_word_that_is_no_number_is_told_at_once(words, capsys):
+    from argparse import ArgumentParser
+
+    from scta_lite.runs.settings import add_arguments
+
+    parser = ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--method", "ce", *words.split()])
+    assert re.search(r"expected a number, as 2000, 50k or 1M|expected 2 arguments", capsys.readouterr().err)
 
 
 def notebook(**injected):

@@ -22,6 +22,7 @@ from scta_lite.runs.settings import arguments
 from scta_lite.runs.table import ratios
 from scta_lite.text import corpus as corpus_module
 
+sweep_module = sys.modules["scta_lite.sweep"]  # the package's `sweep` is the function
 ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
 
 
@@ -56,7 +57,19 @@ def progress_told(folder):
     return list(Path(folder).glob(".*.progress.*"))
 
 
-def test_one_file_a_run_in_the_specs_order(tiny, tmp_path):
+@pytest.fixture
+def here(monkeypatch):
+    """Runs in this process, where a process of each run's own is not what is tested: it takes seconds to begin."""
+
+    def run(spec, corpus, path, force, stop):
+        result = train(spec)
+        result.model = None
+        result.save(path.parent)
+
+    monkeypatch.setattr(sweep_module, "_run", run)
+
+
+def test_one_file_a_run_in_the_specs_order(tiny, tmp_path, here):
     specs = [tiny("semantic"), tiny("ce"), tiny("ce", seed=1)]
     runs = sweep(specs, tmp_path, progress=False)
     assert runs.method.tolist() == ["semantic", "ce", "ce"]
@@ -67,7 +80,7 @@ def test_one_file_a_run_in_the_specs_order(tiny, tmp_path):
     assert runs.speedup[1] * runs.seconds[1] == pytest.approx(runs.seconds[1:].median())
 
 
-def test_resume_leaves_finished_runs_alone_and_tries_killed_ones_again(tiny, tmp_path):
+def test_resume_leaves_finished_runs_alone_and_tries_killed_ones_again(tiny, tmp_path, here):
     runs = sweep([tiny(), tiny(seed=1)], tmp_path, progress=False)
     before = files(tmp_path)
     path = tmp_path / f"{runs.run_id[1]}.json"
@@ -96,7 +109,7 @@ class TestKilled:
         assert runs.step_ms.isna().tolist() == [True, False]
         assert not progress_told(tmp_path)
 
-    def test_a_sweep_that_was_killed_at_its_very_end_leaves_nothing(self, tiny, tmp_path, monkeypatch):
+    def test_a_sweep_that_was_killed_at_its_very_end_leaves_nothing(self, tiny, tmp_path, monkeypatch, here):
         """Every run is done, and what its process and the sweep had beside it goes with the next sweep."""
         done = sweep([tiny()], tmp_path, progress=False).run_id[0]
         before = files(tmp_path)
@@ -108,7 +121,7 @@ class TestKilled:
         sweep([tiny()], tmp_path, progress=False)
         assert files(tmp_path) == before
 
-    def test_a_killed_sweep_resumes(self, tiny, tmp_path):
+    def test_a_killed_sweep_resumes(self, tiny, tmp_path, here):
         """SIGKILL in the middle of a run: the finished run is untouched, the lost one is done, no half file is left."""
         done = sweep([tiny()], tmp_path, progress=False).run_id[0]
         before = files(tmp_path)
@@ -163,7 +176,7 @@ def test_a_skipped_run_is_tried_again_once_it_fits(tiny, tmp_path, monkeypatch):
     assert sweep([tiny()], tmp_path, progress=False).status[0] == "ok"
 
 
-def test_speedup_is_between_runs_of_the_same_work(tiny, tmp_path):
+def test_speedup_is_between_runs_of_the_same_work(tiny, tmp_path, here):
     runs = sweep([tiny("ce"), tiny(), tiny(batch=8), tiny("ce", batch=8)], tmp_path, progress=False)
     for ce, semantic in ((0, 1), (3, 2)):
         assert runs.speedup[ce] == 1
@@ -181,8 +194,8 @@ def test_a_failing_run_is_recorded(tiny, tmp_path):
 
 def test_any_executor_will_do(tiny, tmp_path):
     with ProcessPoolExecutor(2) as pool:
-        runs = sweep([tiny(seed=seed) for seed in range(3)], tmp_path, executor=pool, progress=False)
-    assert runs.status.tolist() == ["ok"] * 3
+        runs = sweep([tiny(seed=seed) for seed in range(2)], tmp_path, executor=pool, progress=False)
+    assert runs.status.tolist() == ["ok"] * 2
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -247,7 +260,7 @@ def test_a_file_that_is_no_run_is_named_and_not_trusted(two_runs, tmp_path, kind
         assert len(str(error.value)) < 300
 
 
-def test_a_sweep_sets_aside_what_is_no_run_and_does_the_run_anew(two_runs, tmp_path):
+def test_a_sweep_sets_aside_what_is_no_run_and_does_the_run_anew(two_runs, tmp_path, here):
     good, other, spec = two_runs
     files = {}
     for seed, kind in enumerate(("another run's", "nested without end")):
@@ -269,7 +282,7 @@ def test_two_sweeps_of_one_folder_do_each_run_once(tiny, tmp_path, monkeypatch):
     popen, build = subprocess.Popen, corpus_module.build
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: (begun.append(a), popen(*a, **k))[1])
     monkeypatch.setattr(corpus_module, "build", lambda *a, **k: (built.append(a), build(*a, **k))[1])
-    specs = [tiny(corpus=str(CHAT), vocab=400, seed=seed) for seed in range(4)]
+    specs = [tiny(corpus=str(CHAT), vocab=400, seed=seed) for seed in range(3)]
     tables = []
 
     def one():
@@ -320,7 +333,7 @@ def test_a_full_disk_ends_the_sweep_which_tells_what_it_measured(tiny, tmp_path)
     assert not files(tmp_path)
 
 
-def test_a_folder_under_a_runs_name_is_set_aside(tiny, tmp_path):
+def test_a_folder_under_a_runs_name_is_set_aside(tiny, tmp_path, here):
     path = tmp_path / f"{tiny().run_id('zipf-2')}.json"
     (path / "below").mkdir(parents=True)
     with pytest.raises(ValueError, match=f"^{path.name}: not a run's file"):
@@ -329,7 +342,7 @@ def test_a_folder_under_a_runs_name_is_set_aside(tiny, tmp_path):
     assert (tmp_path / f"{path.name}.set-aside" / "below").is_dir()
 
 
-def test_ratios_are_taken_round_by_round(tiny, tmp_path):
+def test_ratios_are_taken_round_by_round(tiny, tmp_path, here):
     sweep([tiny(m, seed=seed) for seed in range(2) for m in ("ce", "semantic")], tmp_path, progress=False)
     runs = load_runs(tmp_path)
     runs["step_ms"] = runs.seed.map({0: 10.0, 1: 40.0}) * runs.method.map({"ce": 3.0, "semantic": 1.0})
@@ -362,16 +375,23 @@ def test_runs_of_two_texts_are_not_mixed(tiny, tmp_path):
 
 
 def test_command_line(tmp_path):
-    words = "--vocab 300,2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --rounds 2".split()
+    words = "--vocab 300 --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu".split()
     command = [sys.executable, "-m", "scta_lite.sweep", *words, "--out", str(tmp_path)]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "4 runs in" in shown
+    assert "1 runs in" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert load_runs(tmp_path).vocab.tolist() == [300]
+
+
+def test_a_commands_rounds_have_seeds_of_their_own(tmp_path, capsys, here):
+    words = f"--vocab 300,2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --out {tmp_path}".split()
+    sweep_module.main([*words, "--rounds", "2"])
+    assert "4 runs in" in capsys.readouterr().out
     assert load_runs(tmp_path)[["vocab", "seed"]].values.tolist() == [[300, 0], [300, 1], [2000, 0], [2000, 1]]
     for option, error in (("--vocab 1", "vocab=1: expected an integer from 2 up"),
                           ("--rounds 0", "rounds=0: expected an integer from 1 up")):  # fmt: skip
-        failed = subprocess.run([*command, *option.split()], cwd=ROOT, capture_output=True, text=True)
-        assert failed.returncode == 2
-        assert failed.stderr.endswith(f"{error}\n")
+        with pytest.raises(SystemExit) as ended:
+            sweep_module.main([*words, *option.split()])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.endswith(f"{error}\n")
 
 
 def test_a_sweep_needs_no_jupyter():

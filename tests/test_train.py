@@ -20,6 +20,8 @@ from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, timing, weights
 from scta_lite.runs.spec import METHODS
 
+train_module = sys.modules["scta_lite.train"]  # the package's `train` is the function
+
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])
 def test_a_seed_fixes_a_run(tiny, method):
@@ -319,16 +321,17 @@ def test_sequences_longer_than_the_text(tiny):
         train(tiny(corpus=str(CHAT), seq_len=10_000_000))
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
     words = "--method semantic --vocab 2k --corpus zipf --steps 4 --hidden 8 --device cpu --examples 64".split()
     command = [sys.executable, "-m", "scta_lite.train", *words, "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     run = load(tmp_path)
     assert (run.status, run.steps_run, run.spec.vocab) == ("ok", 4, 2000)
     assert run.model.embed.num_embeddings == 2000
-    failed = subprocess.run([*command, "--temperature", "0"], cwd=ROOT, capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert failed.stderr.strip().endswith("temperature=0: expected a finite number above 0")
+    with pytest.raises(SystemExit) as ended:
+        train_module.main([*command[3:], "--temperature", "0"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("temperature=0: expected a finite number above 0")
 
 
 def test_energy_is_read_where_there_is_a_counter(monkeypatch):

@@ -20,8 +20,8 @@ from scta_lite import claims, figures
 
 assert "empty" in scta_lite.__file__, scta_lite.__file__
 sizes = dict(vocab=300, hidden=8, semantic_dim=4, negatives=3, examples=24, batch=4, seq_len=8, corpus="zipf")
-runs = scta_lite.sweep(scta_lite.grid(method="ce,semantic", **sizes), "runs", progress=False)
-assert runs.status.tolist() == ["ok", "ok"], runs.reason.tolist()
+runs = scta_lite.sweep(scta_lite.grid(method="semantic", **sizes), "runs", progress=False)
+assert runs.status.tolist() == ["ok"], runs.reason.tolist()
 assert runs.host[0]["commit"] is None
 figures.save(figures.throughput(runs), Path("figure"))
 figures.save(figures.speedup(scta_lite.published_runs()), Path("published"))

@@ -3,12 +3,24 @@
 import difflib
 import json
 import re
-from argparse import SUPPRESS, ArgumentParser
-from dataclasses import MISSING, fields
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from itertools import product
 from typing import Any
 
 from scta_lite.runs.spec import PLAIN, TUNED, Spec
+
+GROUPS = {
+    "method": "the run",
+    "examples": "the paper's settings and their variants",
+    "stage1": "the second stage",
+    "betas": "what the paper leaves open",
+}  # the field of Spec with which each group of options begins
+METAVARS = {"vocab": "V", "batch": "B", "seq_len": "T", "hidden": "d", "semantic_dim": "D", "negatives": "K",
+            "shared": "S", "temperature": "TAU", "corpus": "TEXT", "device": "DEVICE", "stage1": "FILE",
+            "budget_s": "SECONDS", "eval_every_s": "SECONDS", "steps": "STEPS", "eval_every": "STEPS",
+            "warmup": "STEPS", "lr": "RATE", "table_lr": "RATE", "betas": ("BETA1", "BETA2")}  # fmt: skip
 
 
 def grid(**settings: Any) -> list[Spec]:
@@ -69,28 +81,56 @@ def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     return {name: namespace[name] for name in declared}
 
 
-def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> None:
-    """An option for each field of a Spec, `--seq-len` for seq_len; those named in `several` take one value or more."""
+def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None = None) -> None:
+    """An option for each field of a Spec, `--seq-len` for seq_len, in groups.
+
+    Those named in `several` take one value or more, and by default its values.
+    """
+    several, group = several or {}, parser
     for f in fields(Spec):
-        nargs = {"nargs": "+"} if f.name in several else {"nargs": "?", "const": True} if f.default is False else {}
-        required = f.default is MISSING and f.name not in several
-        tuned = f"; of sampled_softmax and semantic_prior: {TUNED[f.name]}" if f.name in TUNED else ""
-        default = "" if f.default is MISSING else f" (default: {PLAIN.get(f.name, f.default)}{tuned})"
-        parser.add_argument(_option(f.name), type=_argument, default=SUPPRESS, required=required, metavar="X",
-                            help=f"{f.metadata['meaning']}: {f.metadata['expected']}{default}", **nargs)  # fmt: skip
+        if f.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[f.name])
+        choices, default = f.metadata["choices"], several.get(f.name, f.default)
+        nargs = {"betas": 2}.get(f.name, "+" if f.name in several else "?" if default is False else None)
+        told = PLAIN.get(f.name, default)
+        told = " ".join(map(str, told)) if isinstance(told, tuple) else str(told)
+        told += f"; of sampled_softmax and semantic_prior: {TUNED[f.name]}" if f.name in TUNED else ""
+        told = "" if told in ("None", "False") or default is MISSING else f" (default: {told})"
+        names = "|".join(json.dumps(choice).strip('"') for choice in choices)
+        short = names if len(names) < 40 else f.name.upper()
+        expected = "" if f.metadata["expected"] == "a name" or names == short != "" else f"; {f.metadata['expected']}"
+        group.add_argument(
+            _option(f.name), type=_read(f), nargs=nargs, default=SUPPRESS,
+            **{"const": True} if nargs == "?" else {}, required=default is MISSING,
+            metavar=METAVARS.get(f.name) or short or ("N" if "integer" in expected else "X"),
+            help=f"{f.metadata['meaning']}{expected}{told}".replace("%", "%%"),
+        )  # fmt: skip
 
 
 def arguments(spec: Spec) -> list[str]:
     """The command line that `add_arguments` reads as this Spec."""
-    return [word for name, value in spec.changes().items() for word in (_option(name), json.dumps(value))]
+    words = []
+    for name, value in spec.changes().items():
+        words += [_option(name), *(json.dumps(part) for part in (value if isinstance(value, tuple) else [value]))]
+    return words
 
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _argument(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return _suffixed(text)
+def _read(f: Field) -> Any:
+    """What reads a word of the command line as a value of the field; the Spec says whether it will do."""
+
+    def value(text: str) -> Any:
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = _suffixed(text)
+        if "number" in f.metadata["expected"] or "integer" in f.metadata["expected"]:
+            for part in found.split(",") if isinstance(found, str) else ():
+                if isinstance(_suffixed(part), str):
+                    raise ArgumentTypeError(f"{part!r}: expected a number, as 2000, 50k or 1M")
+        return found
+
+    return value

@@ -27,9 +27,12 @@ MOST_THREADS = 1024  # torch ends without a word where the system cannot start a
 CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is one at d = 256 and V from 200K up
 
 
-def _field(check: Callable[[Any], Any], expected: str, meaning: str, default: Any = MISSING) -> Any:
+def _field(
+    check: Callable[[Any], Any], expected: str, meaning: str, default: Any = MISSING, choices: tuple = ()
+) -> Any:
     """A field whose value `check` returns in its own type, or as None if it is not the `expected`."""
-    return field(default=default, metadata={"check": check, "expected": expected, "meaning": meaning})
+    about = {"check": check, "expected": expected, "meaning": meaning, "choices": choices}
+    return field(default=default, metadata=about)
 
 
 def _number(value: Any) -> float | None:
@@ -61,7 +64,7 @@ def _one_of(choices: tuple, meaning: str, default: Any = MISSING) -> Any:
     def check(value: Any) -> Any:  # not `in`: 1 would count as True
         return next((c for c in choices if type(value) is type(c) and value == c), None)
 
-    return _field(check, f"one of {', '.join(map(str, choices))}", meaning, default)
+    return _field(check, f"one of {', '.join(map(str, choices))}", meaning, default, choices)
 
 
 def _text(meaning: str, default: str | None) -> Any:
