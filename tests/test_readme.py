@@ -1,5 +1,6 @@
 """What README and the project's files promise is there."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from conftest import CHAT
 
 from scta_lite import PAPER, load_runs, quality
+from scta_lite.claims import claims
 from scta_lite.files import ROOT
 from scta_lite.runs.settings import GROUPS
 
@@ -129,7 +131,15 @@ def test_the_three_stages_run(tmp_path, monkeypatch):
     exec(code, {})
 
 
-def test_how_much_faster_a_step_is_is_what_the_stored_rounds_say():
+def outputs(name):
+    """All that the notebook's outputs say, as one line."""
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    said = [o.get("data", {}).get("text/markdown", []) for cell in notebook["cells"] for o in cell.get("outputs", ())]
+    return " ".join("".join(map("".join, said)).split())
+
+
+def test_how_much_faster_a_step_is_is_one_number_everywhere():
+    """README, the figures' notebook, the one on time, and the claims say what the stored rounds do."""
     runs = load_runs(BENCH)
     step = runs[runs.corpus != "zipf"].set_index(["vocab", "method", "optimizer", "seed"]).step_ms.astype(float)
 
@@ -141,6 +151,14 @@ def test_how_much_faster_a_step_is_is_what_the_stored_rounds_say():
     ordinal = {10: "10th", 18: "18th", 32: "32nd", 12: "12th", 47: "47th", 333: "333rd"}
     assert "a {}, an {} and a {} of the softmax's time".format(*(ordinal[n] for n in dense)) in said
     assert "then a step takes a {}, a {} and a {}.".format(*(ordinal[n] for n in rows)) in said
+    known = claims().set_index("id").value
+    for text in (known["C1"], outputs("04_figures")):
+        assert all(", ".join(map(str, of)) in text for of in (dense, rows))
+    own = step.xs(("semantic", "rows"), level=("method", "optimizer"))
+    growth = f"{(own[1_000_000] / own[50_000]).median():.2f}"
+    assert f"{growth} times" in outputs("04_figures")
+    assert f"factor of **{growth}**" in outputs("05_where_the_time_goes")
+    assert f"{growth} on rows" in known["C2"]
 
 
 def test_measured_steps_are_enough():
