@@ -37,7 +37,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = {key: cell.metadata[key] for key in ("tags", "nbmake") if cell.metadata.get(key)}
         hide(cell)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) and o.get("text", " x").strip()]
             count += 1
             cell.execution_count = count
             for output in cell.outputs:
