@@ -1,5 +1,6 @@
 """Sphinx's configuration of the web book, `make book`: the executed notebooks as they stand, nothing is run."""
 
+import os
 from importlib.metadata import distribution
 
 project, author, copyright = "scta_lite", "the authors of scta_lite", "the authors of scta_lite, MIT licence"
@@ -37,3 +38,10 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
 }
+if repository := os.environ.get("GITHUB_REPOSITORY"):  # published from there: each notebook opens on Colab
+    html_theme_options |= {
+        "repository_url": f"https://github.com/{repository}",
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    }
