@@ -84,6 +84,7 @@ def test_a_page_loads_without_a_network_and_can_be_read_by_everybody(page, name)
     page.screenshot(path=SHOTS / f"{name.replace('/', '-')}-1280.png")
     page.set_viewport_size(PHONE)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]
+    page.wait_for_timeout(700)  # until the columns beside the text have slid away
     page.screenshot(path=SHOTS / f"{name.replace('/', '-')}-390.png")
     assert page.wrong == []
 
