@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from itertools import product
 from typing import Any
 
-from scta_lite.runs.spec import PLAIN, TUNED, Spec
+from scta_lite.runs.spec import BLOCKS, PLAIN, TUNED, Spec
 
 
 def grid(**settings: Any) -> list[Spec]:
@@ -74,8 +74,9 @@ def add_arguments(parser: ArgumentParser, *, several: tuple[str, ...] = ()) -> N
     for f in fields(Spec):
         nargs = {"nargs": "+"} if f.name in several else {"nargs": "?", "const": True} if f.default is False else {}
         required = f.default is MISSING and f.name not in several
-        tuned = f"; of sampled_softmax and semantic_prior: {TUNED[f.name]}" if f.name in TUNED else ""
-        default = "" if f.default is MISSING else f" (default: {PLAIN.get(f.name, f.default)}{tuned})"
+        other = f"; of sampled_softmax and semantic_prior: {TUNED[f.name]}" if f.name in TUNED else ""
+        other = f"; of a transformer: {BLOCKS[f.name]}" if f.name in BLOCKS else other
+        default = "" if f.default is MISSING else f" (default: {PLAIN.get(f.name, f.default)}{other})"
         parser.add_argument(_option(f.name), type=_argument, default=SUPPRESS, required=required, metavar="X",
                             help=f"{f.metadata['meaning']}: {f.metadata['expected']}{default}", **nargs)  # fmt: skip
 
