@@ -11,11 +11,11 @@ import torch
 from conftest import CHAT
 
 from scta_lite import Spec, cost, decode, load, load_runs, sweep, train
-from scta_lite import train as train_module
 from scta_lite.backbone import BACKBONES, angles, rotate
 from scta_lite.model import LanguageModel
 from scta_lite.runs import timing
-from scta_lite.runs.table import add_speedup, ratios
+from scta_lite.runs.table import ratios
+from scta_lite.train import main
 
 SIZES = [  # layers, heads, d, mlp_ratio, T
     (1, 1, 2, 1, 1),
@@ -92,7 +92,7 @@ def test_the_cache_gives_the_tokens_that_reading_all_anew_gives(block):
 def test_what_comes_later_changes_nothing(block):
     made, x = backbone(block(layers=2)), torch.randn(1, 6, 8).double()
     changed = x.clone()
-    changed[:, 4] += 1
+    changed[:, 4, 0] += 1
     before, after = (made(inputs)[0][0] for inputs in (x, changed))
     assert torch.equal(before[:4], after[:4])
     assert not torch.isclose(before[4:], after[4:]).all(1).any()
@@ -125,7 +125,7 @@ def test_one_block_can_have_as_many_parameters_as_the_gru():
     usual = replace(gru, backbone="transformer", layers=3)
     sizes = [cost.parameters(spec)["backbone"] for spec in (gru, same, usual)]
     assert sizes[1] / sizes[0] == pytest.approx(1, abs=0.002)
-    assert sizes[2] / sizes[0] == pytest.approx(6, rel=0.003)
+    assert sizes[2] / sizes[0] == pytest.approx(6, rel=0.005)
 
 
 def test_bfloat16_keeps_the_sums_in_float32(block):
@@ -191,14 +191,14 @@ def test_an_interrupted_training_ends_as_one_that_was_not(block, tmp_path, monke
 def test_the_commands_take_it_and_a_table_tells_it_apart(tmp_path, capsys):
     words = "--method ce --vocab 300 --corpus zipf --steps 2 --hidden 8 --device cpu".split()
     shape = "--backbone transformer --layers 2 --heads 4".split()
-    train_module.__globals__["main"]([*words, *shape, "--out", str(tmp_path)])
+    main([*words, *shape, "--out", str(tmp_path)])
     found = load(tmp_path)
     assert (found.spec.backbone, found.spec.layers, found.spec.heads) == ("transformer", 2, 4)
     assert found.model.advance(torch.zeros(1, 3).long())[0].shape == (1, 8)
     again = sweep([found.spec, replace(found.spec, method="semantic")], tmp_path, progress=False)
     assert again.status.tolist() == ["ok", "ok"]
     with pytest.raises(SystemExit):
-        train_module.__globals__["main"]([*words, "--layers", "2", "--out", str(tmp_path)])
+        main([*words, "--layers", "2", "--out", str(tmp_path)])
     assert "layers=2: expected None with backbone='gru'" in capsys.readouterr().err
 
     train(Spec(method="ce", vocab=300, corpus="zipf", steps=2, hidden=8, device="cpu")).save(tmp_path)
@@ -207,10 +207,8 @@ def test_the_commands_take_it_and_a_table_tells_it_apart(tmp_path, capsys):
     old.write_text(json.dumps({name: x for name, x in run.items() if name not in ("backbone", "layers", "heads")}))
     runs = load_runs(tmp_path)
     assert runs.backbone.value_counts().to_dict() == {"transformer": 2, "gru": 1}
-    own = runs.seconds / runs.speedup
     ce = runs[runs.method == "ce"].set_index("backbone").seconds
-    assert own.tolist() == pytest.approx(ce[runs.backbone].tolist())
-    assert add_speedup(runs).speedup.tolist() == runs.speedup.tolist()
+    assert (runs.speedup * runs.seconds).tolist() == pytest.approx(ce[runs.backbone].tolist())
     assert len(ratios(runs)) == 3
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from scta_lite import Spec, cost, published_runs
 from scta_lite.loop import optimizers
@@ -17,7 +17,12 @@ NO_PARAMETERS = ("rank", "draw.log_q", "draw.cumulative")
 
 BLOCKS = {"backbone": "transformer", "layers": 3, "mlp_ratio": 2}
 SDPA = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-COUNTED = {SDPA: sdpa_flop, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop}
+COUNTED = {
+    SDPA: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 
 
 @pytest.mark.parametrize("backbone", [{}, BLOCKS], ids=["gru", "transformer"])
