@@ -7,7 +7,7 @@ TWO := -n 2  # two processes, each with one thread of torch: with two each they 
 
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: help install demo lab test lint notebooks figures book bench study stages drill reproduce clean
+.PHONY: help install demo lab test lint notebooks figures book bench study backbones stages drill reproduce clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench: install  ## step times of every method, in rounds of fresh processes, as 
 
 study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 14 hours)
 	$(BIN)/python tools/study.py
+
+backbones: install  ## a Transformer beside the GRU at V = 8,192, by quality and by speed (some hours)
+	$(BIN)/python tools/backbones.py
 
 drill: install  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
 	$(BIN)/python tools/drill.py --save

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scta_lite.runs import machine
-from scta_lite.runs.spec import CHUNK, EXACT, SAMPLED, Spec, adaptive_cutoffs
+from scta_lite.runs.spec import CHUNK, EXACT, SAMPLED, SHAPE, Spec, adaptive_cutoffs
 
 # How often a number is read or written in a step, by whole-array code:
 LOGIT_FORWARD, LOGIT_BACKWARD = 3, 4  # a logit: written, made a log-probability; made a gradient, read by two products
@@ -20,19 +20,24 @@ VECTOR = 3  # a vector of a sampling head: in the table, gathered, in the produc
 CAUGHT_UP, GIVEN_BACK = 3, 4  # a number of a borrowed row: value and moments read; its gradient read, the three written
 ADAMW = 7  # a parameter that AdamW moves: read with its gradient and two moments, written with the moments
 GRU_STATES = 12  # arrays (N, d) of the GRU and its gates, written forward, and both read and written backward
+BLOCK_STATES, MLP_STATES, END_STATES = 11, 2, 6  # the same of a Transformer: a block; of the MLP's width; at its ends
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
+HOLES = {"cpu": 0.15, "cuda": 0.0}  # share of the backbone's arrays that the C library's heap leaves free between them
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
 
 
 def parameters(spec: Spec) -> dict[str, int]:
-    """Numbers in the model, by part: the input table, the GRU, and the head."""
+    """Numbers in the model, by part: the input table, the backbone, and the head."""
     spec = _alike(spec)
     V, d, D = spec.vocab, spec.hidden, spec.semantic_dim
     if spec.method == "adaptive":
         head = sum(width * (size + d * (width < d)) for width, size, _ in _clusters(spec)) + 2 * d
     else:
         head = {"ce": V * d, "ce_chunked": V * d, "backbone": 0}.get(spec.method, V * D + D * d)
-    return {"input": V * d, "backbone": 6 * d * d + 6 * d, "head": head}
+    backbone = 6 * d * d + 6 * d
+    if spec.backbone == "transformer":
+        backbone = spec.layers * ((4 + 2 * spec.mlp_ratio) * d * d + 2 * d) + d
+    return {"input": V * d, "backbone": backbone, "head": head}
 
 
 def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
@@ -58,7 +63,7 @@ def work(spec: Spec) -> pd.DataFrame:
     spec = _alike(spec)
     N, D, d = spec.positions, spec.semantic_dim, spec.hidden
     rows = sum(n * dim for n, dim in rows_used(spec).values())
-    dense, logits, states = _dense(spec), _logits(spec), GRU_STATES * N * d
+    dense, logits, states = _dense(spec), _logits(spec), _states(spec) * N * d
     read = VECTOR * _vectors(spec) * D if spec.method in SAMPLED else parameters(spec)["head"]
     forward = states + read + LOGIT_FORWARD * logits + CAUGHT_UP * rows
     of_head = read + LOGIT_BACKWARD * logits
@@ -67,8 +72,8 @@ def work(spec: Spec) -> pd.DataFrame:
         "backward": 2 * states + dense + of_head,
         "optimizer": ADAMW * dense + GIVEN_BACK * rows,
     }
-    gru, head = 6 * N * d * d, _head_products(spec)  # multiply-adds: three gates, of input and state
-    products = {"forward": gru + head, "backward": 2 * gru + 2 * head, "optimizer": 0}
+    (forward, backward), head = _backbone_products(spec), _head_products(spec)
+    products = {"forward": forward + head, "backward": backward + 2 * head, "optimizer": 0}
     if spec.method == "ce_chunked":
         for counted, moved in ((floats, of_head), (products, 2 * head)):
             counted["forward"] += moved
@@ -104,13 +109,14 @@ def memory(spec: Spec) -> dict[str, int]:
         "ce_lowrank": max(3 * logits + 3 * V * spec.semantic_dim, dense),
         **dict.fromkeys(SAMPLED, 3 * _vectors(spec) * spec.semantic_dim + 3 * _scores(spec) + dense),
     }.get(spec.method, max(3 * logits, dense))
-    working += 12 * spec.positions * spec.hidden + 6 * sum(n * dim for n, dim in used.values())
+    working += _states(spec) * spec.positions * spec.hidden + 6 * sum(n * dim for n, dim in used.values())
     return {"weights and moments": moments * FLOAT, "gradients and activations": int(working) * FLOAT}
 
 
 def memory_bytes(spec: Spec, device: str = "cpu") -> int:
     """Bytes that the run needs at its peak, the process's own included; `device`: "cpu" or "cuda"."""
-    return sum(memory(spec).values()) + PROCESS[device]
+    holes = HOLES[device] * _states(spec) * spec.positions * spec.hidden * FLOAT
+    return sum(memory(spec).values()) + int(holes) + PROCESS[device]
 
 
 def fits(spec: Spec) -> tuple[bool, int, int]:
@@ -123,13 +129,15 @@ def fits(spec: Spec) -> tuple[bool, int, int]:
 def lines(runs: pd.DataFrame) -> pd.DataFrame:
     """The line t = a + bV through the step times of each machine, method and optimizer, by least relative squares.
 
-    `a_ms`; `b_us`, microseconds for 1,000 tokens of vocabulary; `residual`, the largest distance from the line over the
-    measured time; `points`, the vocabularies. Those with fewer than two are left out.
+    Backbones of several shapes have lines of their own. `a_ms`; `b_us`, microseconds for 1,000 tokens of vocabulary;
+    `residual`, the largest distance from the line over the measured time; `points`, the vocabularies. Those with fewer
+    than two are left out.
     """
     runs = runs[runs.step_ms.notna()]
     keys = [name for name in ("machine", "method", "optimizer") if name in runs]
+    keys += [name for name in SHAPE if name in runs and runs[name].nunique() > 1]
     found = []
-    for key, of_one in runs.groupby(keys, sort=False):
+    for key, of_one in runs.groupby(keys, sort=False, dropna=False):
         points = of_one.astype({"step_ms": float}).groupby("vocab").step_ms.median()
         if len(points) > 1:
             b, a = np.polyfit(points.index, points, 1, w=1 / points)
@@ -152,6 +160,26 @@ def _dense(spec: Spec) -> int:
     if spec.method == "backbone":
         return counts["backbone"]
     return sum(counts.values()) - sum(spec.vocab * dim for _, dim in rows_used(spec).values())
+
+
+def _states(spec: Spec) -> int:
+    """Arrays (N, d) that the backbone keeps for its backward pass, and those alive beside them at its peak."""
+    if spec.backbone == "gru":
+        return GRU_STATES
+    return spec.layers * (BLOCK_STATES + MLP_STATES * spec.mlp_ratio) + END_STATES
+
+
+def _backbone_products(spec: Spec) -> tuple[int, int]:
+    """Multiply-adds of the backbone's products, forward and backward.
+
+    Of a GRU three gates, of input and state. Of a Transformer its matrices and, for each position, the products with
+    all T - 1 keys and values, not with those alone that came before; backward the keys' are made again.
+    """
+    N, d = spec.positions, spec.hidden
+    if spec.backbone == "gru":
+        return 6 * N * d * d, 12 * N * d * d
+    matrices, keys = spec.layers * N * (4 + 2 * spec.mlp_ratio) * d * d, spec.layers * N * (spec.seq_len - 1) * d
+    return matrices + 2 * keys, 2 * matrices + 5 * keys
 
 
 def _vectors(spec: Spec) -> int:

@@ -1,6 +1,6 @@
 """The paper's third stage, and what comes before a token is chosen: from hidden states to tokens.
 
-`generate` writes token after token, one step of the GRU for each. `Exact` and `Approximate` find the tokens with the
+`generate` writes token after token, a step of the backbone for each. `Exact` and `Approximate` find the tokens with the
 highest scores without a softmax over them: a head's scores are products of a query with a vector for each token, so
 this is a search for the largest inner product. Left out: beam search, and batches of prompts.
 """
@@ -32,7 +32,9 @@ def generate(
     top_p: float | None = None,
     generator: Generator | None = None,
 ) -> Iterator[int]:
-    """Yields the ids that follow the prompt (T,), for ever; the state is carried over, so each costs one GRU step.
+    """Yields the ids that follow the prompt (T,), for ever; the state is carried over, so each costs one step.
+
+    A GRU's state stays as large as it is; a Transformer's, its key–value cache, grows with each token.
 
     `temperature` divides the scores before the softmax; 0 always takes the best (greedy). `top_k` keeps the k best
     tokens, `top_p` the fewest best ones that hold this much of the probability (Holtzman et al. 2020).
@@ -69,7 +71,7 @@ def write(model: LanguageModel, vocabulary: Vocabulary, prompt: str, tokens: int
     """
     if len(vocabulary) != model.vocab:
         raise ValueError(f"vocabulary of {len(vocabulary):,} entries: expected the model's, V = {model.vocab:,}")
-    ids = torch.from_numpy(vocabulary.encode(prompt)).long().to(model.backbone.weight_hh_l0.device)
+    ids = torch.from_numpy(vocabulary.encode(prompt)).long().to(model.device)
     characters = getincrementaldecoder("utf-8")(errors="replace")
     yield prompt
     for i in islice(generate(model, ids, **how), tokens):

@@ -157,6 +157,11 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def variant(run: Any) -> str:
     """The label of a run in a study of quality: the method's, with what sets it apart from others of the method."""
+    blocks = f", {run.layers:g}-block Transformer" if getattr(run, "backbone", "gru") == "transformer" else ""
+    return _variant(run) + blocks
+
+
+def _variant(run: Any) -> str:
     label = _look(run)["label"].removesuffix(", rows")
     if run.method == "semantic" and run.lr != PAPER.lr:
         return f"{label} tuned"

@@ -36,7 +36,7 @@ class Training:
 
     def __init__(self, spec: Spec, model: LanguageModel, examples: Examples, held: HeldOut | None = None):
         self.spec, self.model, self.examples, self.held = spec, model, examples, held
-        self.device = model.backbone.weight_hh_l0.device
+        self.device = model.device
         self.optimizers = optimizers(spec, model)
         self.generator = torch.Generator(self.device).manual_seed(spec.seed)
         self.losses = torch.zeros(spec.steps or spec.steps_total, device=self.device)

@@ -1,12 +1,10 @@
-"""The language model of the paper: an embedding table, a one-layer GRU, and one of the heads.
-
-Left out: the Transformer backbone.
-"""
+"""The language model of the paper: an embedding table, a backbone, which is a one-layer GRU, and one of the heads."""
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from scta_lite.backbone import BACKBONES, Cache
 from scta_lite.heads import HEADS, TABLES, TokenHead
 from scta_lite.runs.spec import Spec
 
@@ -19,7 +17,8 @@ class Untrained(nn.Embedding):
 
 
 class LanguageModel(nn.Module):
-    """Embedding (V, d), one-layer GRU of width d, and the head that `spec.method` names, or a second stage's.
+    """Embedding (V, d), the backbone of width d that `spec.backbone` names, and the head of `spec.method`, or a second
+    stage's.
 
     With `spec.optimizer` "rows" the input table, and a sampling head's, are VocabTables. `counts`: (V,), how often each
     token comes in training, for the heads that use it. The input table of "backbone" is not trained.
@@ -30,16 +29,19 @@ class LanguageModel(nn.Module):
         self.vocab = spec.vocab
         table = Untrained if spec.method == "backbone" else TABLES["dense" if spec.freeze else spec.optimizer]
         self.embed = table(spec.vocab, spec.hidden)
-        self.backbone = nn.GRU(spec.hidden, spec.hidden, batch_first=True)
+        self.backbone = BACKBONES[spec.backbone](spec)
         self.head = (TokenHead if spec.token_head else HEADS[spec.method])(spec, counts)
         if spec.freeze:
             self.requires_grad_(False)
             self.head.table.requires_grad_(True)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Hidden states (B, T, d) of ids (B, T); the GRU is never autocast: on a GPU torch would run it in float16."""
-        with torch.autocast(ids.device.type, enabled=False):
-            return self.backbone(self.embed(ids))[0]
+        """Hidden states (B, T, d) of ids (B, T)."""
+        return self.backbone(self.embed(ids))[0]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
 
     def loss(self, ids: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean loss in nats of predicting ids[:, t+1] from ids[:, :t+1]; ids: (B, T)."""
@@ -49,7 +51,7 @@ class LanguageModel(nn.Module):
         """Hidden states (N, d) and their targets (N,), N = B (T - 1); ids: (B, T)."""
         return self(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
 
-    def advance(self, ids: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The hidden state (B, d) after reading ids (B, T) from a state, and the state (1, B, d) to go on from."""
+    def advance(self, ids: Tensor, state: Tensor | list[Cache] | None = None) -> tuple[Tensor, Tensor | list[Cache]]:
+        """The hidden state (B, d) after reading ids (B, T) from a state, and the backbone's state to go on from."""
         hidden, state = self.backbone(self.embed(ids), state)
         return hidden[:, -1], state

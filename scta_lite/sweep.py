@@ -87,7 +87,7 @@ def sweep(
             stop.set()  # an interrupt ends the run in flight
             pool.shutdown(cancel_futures=True)
     tidy(folder)  # a sweep that was killed at its very end leaves no run to do, and yet its files
-    runs = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    runs = pd.DataFrame([read(path) for path in paths])
     return add_speedup(runs) if specs else runs
 
 

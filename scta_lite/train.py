@@ -21,7 +21,7 @@ from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, weights
 from scta_lite.runs.result import CHECKPOINT, Result, read
 from scta_lite.runs.settings import add_arguments
-from scta_lite.runs.spec import Spec
+from scta_lite.runs.spec import SHAPE, Spec
 from scta_lite.runs.timing import Progress
 
 EXAMPLES = """examples:
@@ -91,13 +91,13 @@ def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, finger
     """The model's backbone, embeddings and token head as the first stage left them."""
     path = Path(spec.stage1)
     first = load(path.parent, path.stem)
-    sizes = ("vocab", "method", "hidden", "semantic_dim", "sampler")
+    sizes = ("vocab", "method", *SHAPE, "semantic_dim", "sampler")
     different = [name for name in sizes if getattr(first.spec, name) != getattr(spec, name)]
     different += ["corpus"] * (first.fingerprint != fingerprint)
     if first.model is None or different or first.spec.token_head:
         raise ValueError(f"stage1={path.name!r}: expected a first stage saved with its model, and with the same "
                          f"{', '.join(different or sizes)}")  # fmt: skip
-    first.model.to(model.backbone.weight_hh_l0.device)
+    first.model.to(model.device)
     for name in ("embed", "backbone"):
         getattr(model, name).load_state_dict(getattr(first.model, name).state_dict())
     if spec.token_head == "random":

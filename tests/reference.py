@@ -23,6 +23,36 @@ def cosine(a, b) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True)) / norms
 
 
+def transformer(weights, x, heads) -> torch.Tensor:
+    """Hidden states (T, d) of one text's inputs (T, d), by the backbone's named weights: a loop over blocks, heads,
+    positions and what came before; a pair of numbers is a complex one, turned by e^(iθ)."""
+    w = x.shape[1] // heads
+    theta = torch.tensor([10_000 ** (-2 * i / w) for i in range(w // 2)], dtype=torch.float64)
+
+    def turned(part, position):
+        return torch.complex(part[: w // 2], part[w // 2 :]) * torch.exp(1j * position * theta)
+
+    def norm(rows, scale):
+        centred = rows - rows.mean(dim=1, keepdim=True)
+        return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt() * scale
+
+    for block in range(sum(name.endswith("qkv.weight") for name in weights)):
+        W = {name.removeprefix(f"blocks.{block}.").removesuffix(".weight"): x for name, x in weights.items()}
+        q, k, v = (norm(x, W["norm_attention"]) @ W["qkv"].T).chunk(3, dim=1)
+        rows = []
+        for t in range(len(x)):
+            mixed = []
+            for cut in (slice(h * w, (h + 1) * w) for h in range(heads)):
+                scores = [(turned(q[t, cut], t) * turned(k[s, cut], s).conj()).sum().real for s in range(t + 1)]
+                p = torch.stack(scores).div(math.sqrt(w)).softmax(0)
+                mixed.append(sum(p[s] * v[s, cut] for s in range(t + 1)))
+            rows.append(torch.cat(mixed))
+        x = x + torch.stack(rows) @ W["out"].T
+        up = norm(x, W["norm_mlp"]) @ W["up"].T
+        x = x + (up * (1 + torch.erf(up / math.sqrt(2))) / 2) @ W["down"].T
+    return norm(x, weights["norm.weight"])
+
+
 def semantic_loss(query, positive, negatives, temperature=0.07, log_q=None, hits=None) -> float:
     """The paper's formula, position by position; `negatives` (N, K, D) or (S, D)."""
     total = 0.0

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from scta_lite import figures, text
+from scta_lite import cost, figures, text
 from scta_lite.files import ROOT
 from scta_lite.runs.result import Result
 
 sys.path.insert(0, str(ROOT / "tools"))
+import backbones
 import stages
 import study
 
@@ -125,6 +126,20 @@ def test_equal_seconds_are_as_many_steps_as_fit():
     assert {spec.steps for spec in specs} == {200_000 // 40}
     assert {(spec.examples, spec.epochs) for spec in specs} == {(70_000, 2)}  # 80,000 examples are needed
     assert all(spec.seed < study.SEEDS[study.HIGH] for spec in specs)
+
+
+def test_backbones_differ_in_nothing_but_their_shape_and_what_was_tuned():
+    counts = {}
+    for row in backbones.ROWS:
+        for spec in (backbones.trained(row, made_up, 100, 0), *backbones.seconds(made_up)):
+            counts[figures.variant(spec)] = cost.parameters(spec)["backbone"]
+            assert (spec.hidden, spec.vocab, spec.optimizer) == (256, study.LOW, "rows")
+    assert list(counts) == backbones.ROWS
+    for label in ("CE", study.PRIOR):
+        gru, same, more = (counts[label + shape] for shape in backbones.SHAPES)
+        assert same / gru == pytest.approx(1, abs=0.002)
+        assert more / gru == pytest.approx(4, abs=0.02)
+    assert len(set(backbones.equal(made_up))) == len(backbones.ROWS) * study.SEEDS[study.LOW]
 
 
 def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):

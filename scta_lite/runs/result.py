@@ -93,7 +93,7 @@ class Result:
 
 
 def read(path: Path) -> dict:
-    """A run's file as `Result.save` wrote it.
+    """A run's file as `Result.save` wrote it, and the settings that came later, at the defaults that it was run with.
 
     ValueError names a file that is none: no JSON, without a status that there is, with text where a number belongs, or
     of another run than its name says.
@@ -106,14 +106,15 @@ def read(path: Path) -> dict:
             number = NUMBERS.get(f.type)
             if number and not isinstance(value := run.get(f.name), number) and value is not None:
                 raise ValueError(f"{f.name}={value!r}: expected a number")
-        if path.stem != (run_id := Result.from_dict(run).run_id):
-            raise ValueError(f"it is of the run {run_id}")
+        result = Result.from_dict(run)
+        if path.stem != result.run_id:
+            raise ValueError(f"it is of the run {result.run_id}")
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ValueError(f"{path.name}: not a run's file ({said})") from None
-    return run
+    return run | {f.name: getattr(result.spec, f.name) for f in fields(Spec) if f.name not in run}
 
 
 def loss_summary(losses: list[float], spec: Spec) -> dict:

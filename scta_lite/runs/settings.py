@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from itertools import product
 from typing import Any
 
-from scta_lite.runs.spec import PLAIN, TUNED, Spec
+from scta_lite.runs.spec import BLOCKS, PLAIN, TUNED, Spec
 
 GROUPS = {
     "method": "the run",
@@ -90,21 +90,31 @@ def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None
     for f in fields(Spec):
         if f.name in GROUPS:
             group = parser.add_argument_group(GROUPS[f.name])
-        choices, default = f.metadata["choices"], several.get(f.name, f.default)
+        default = several.get(f.name, f.default)
         nargs = {"betas": 2}.get(f.name, "+" if f.name in several else "?" if default is False else None)
-        told = PLAIN.get(f.name, default)
-        told = " ".join(map(str, told)) if isinstance(told, tuple) else str(told)
-        told += f"; of sampled_softmax and semantic_prior: {TUNED[f.name]}" if f.name in TUNED else ""
-        told = "" if told in ("None", "False") or default is MISSING else f" (default: {told})"
-        names = "|".join(json.dumps(choice).strip('"') for choice in choices)
-        short = names if len(names) < 40 else f.name.upper()
-        expected = "" if f.metadata["expected"] == "a name" or names == short != "" else f"; {f.metadata['expected']}"
         group.add_argument(
-            _option(f.name), type=_read(f), nargs=nargs, default=SUPPRESS,
-            **{"const": True} if nargs == "?" else {}, required=default is MISSING,
-            metavar=METAVARS.get(f.name) or short or ("N" if "integer" in expected else "X"),
-            help=f"{f.metadata['meaning']}{expected}{told}".replace("%", "%%"),
+            _option(f.name), type=_read(f), nargs=nargs, default=SUPPRESS, metavar=_metavar(f), help=_help(f, default),
+            required=default is MISSING, **{"const": True} if nargs == "?" else {},
         )  # fmt: skip
+
+
+def _metavar(f: Field) -> str | tuple[str, str]:
+    """What stands for the option's value: a symbol, a unit, or the few values that it can have."""
+    choices = "|".join(json.dumps(choice).strip('"') for choice in f.metadata["choices"])
+    kind = "N" if "integer" in f.metadata["expected"] else "X"
+    return METAVARS.get(f.name) or (choices if len(choices) < 40 else f.name.upper()) or kind
+
+
+def _help(f: Field, default: Any) -> str:
+    """The option's meaning, what is expected unless the metavar says it, and its default."""
+    meaning, expected = f.metadata["meaning"], f.metadata["expected"]
+    plain = PLAIN.get(f.name, default)
+    plain = plain if isinstance(plain, tuple) else (plain,)
+    told = [" ".join(map(str, plain))] * (not any(plain[0] is nothing for nothing in (None, False, MISSING)))
+    told += [f"of sampled_softmax and semantic_prior: {TUNED[f.name]}"] if f.name in TUNED else []
+    told += [f"of a transformer: {BLOCKS[f.name]}"] if f.name in BLOCKS else []
+    said = [meaning] + [expected] * (expected != "a name" and "|" not in _metavar(f))
+    return ("; ".join(said) + f" (default: {'; '.join(told)})" * bool(told)).replace("%", "%%")
 
 
 def arguments(spec: Spec) -> list[str]:

@@ -20,6 +20,10 @@ SCHEDULES = ("constant", "linear", "cosine")
 EXACT = ("ce", "ce_chunked", "ce_lowrank")  # methods that score all V tokens at every position
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
+BACKBONES = ("gru", "transformer")
+SHAPE = ("hidden", "backbone", "layers", "heads", "mlp_ratio")  # the settings that say what the backbone is
+# Of fields whose default depends on the backbone: what a Transformer has where nothing is said, and a GRU does not.
+BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}
 # Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
 PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
 TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
@@ -103,6 +107,20 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
         "method",
         lambda s: s.method == "backbone" and (s.optimizer != "dense" or s.evaluate),
         "optimizer='dense' and evaluate=False: it has no table or head",
+    ),
+    *(
+        (name, lambda s, name=name: s.backbone == "gru" and getattr(s, name) is not None, "None with backbone='gru'")
+        for name in BLOCKS
+    ),
+    (
+        "hidden",
+        lambda s: s.backbone == "transformer" and s.hidden % 2,
+        "an even number with backbone='transformer', which turns pairs of it",
+    ),
+    (
+        "heads",
+        lambda s: s.backbone == "transformer" and s.hidden % (2 * s.heads),
+        "a number that divides hidden={0.hidden} into heads of an even width",
     ),
     ("token_head", lambda s: (s.stage1 is None) != (s.token_head is None), "one with stage1, and none without"),
     (
@@ -191,7 +209,11 @@ class Spec:
     )
     warmup: int = _integer(0, "steps in which the learning rates rise to their values in a straight line", 0)
     clip: float | None = _positive("the greatest norm of all gradients together; by default none", None)
-    hidden: int = _integer(1, "d, width of the GRU and of the input embeddings", PAPER.hidden)
+    hidden: int = _integer(1, "d, width of the backbone and of the input embeddings", PAPER.hidden)
+    backbone: str = _one_of(BACKBONES, "gru, of one layer, is the paper's; transformer: see scta_lite.backbone", "gru")
+    layers: int | None = _integer(1, "blocks of the transformer", None)
+    heads: int | None = _integer(1, "attention heads of each block", None)
+    mlp_ratio: int | None = _integer(1, "width of a block's MLP over d; of one block, 1 gives the GRU's size", None)
     semantic_dim: int = _integer(1, "D, dimension of the semantic vectors", PAPER.semantic_dim)
     negatives: int = _integer(1, "K, negatives for each predicted position, drawn with replacement", PAPER.negatives)
     temperature: float = _positive("τ, by which the cosines are divided", PAPER.temperature)
@@ -282,11 +304,13 @@ class Spec:
         return f"{self.method}-{self.vocab}-{digest[:8]}"  # stage 2 goes on under the first's method
 
     def changes(self) -> dict[str, Any]:
-        """The fields that are not what they are by default, for this method; `method` and `vocab` have no default."""
+        """The fields that are not what they are by default, for this method and this backbone."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != self._default(f)}
 
     def _default(self, f: Field) -> Any:
-        """The field's default, which for some depends on the method."""
+        """The field's default, which for some depends on the method or on the backbone."""
+        if f.name in BLOCKS and self.backbone == "transformer":
+            return BLOCKS[f.name]
         defaults = TUNED if self.method in ("sampled_softmax", "semantic_prior") else PLAIN
         return defaults.get(f.name, f.default)
 

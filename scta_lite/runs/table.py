@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from scta_lite.runs.result import read
+from scta_lite.runs.spec import SHAPE
 
 # Runs that are equal in these do the same work, whatever their method.
 SAME_WORK = (
@@ -15,7 +16,7 @@ SAME_WORK = (
     "batch",
     "seq_len",
     "epochs",
-    "hidden",
+    *SHAPE,
     "precision",
     "threads",
 )
@@ -57,16 +58,17 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
 
     One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and
-    the medians of the phases. Runs of several texts have rows of their own, told apart by a column `fingerprint`.
+    the medians of the phases. Runs of several texts, or backbones of several shapes, have rows of their own, told apart
+    by a column such as `fingerprint`.
     """
     keys = ["vocab", "method", "optimizer"]
-    if (runs.groupby(keys).fingerprint.nunique() > 1).any():
-        keys.append("fingerprint")
+    of_one = runs.groupby(keys)
+    keys += [name for name in ("fingerprint", *SHAPE) if name in runs and (of_one[name].nunique() > 1).any()]
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
     reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]
     of_round = same_work(runs, reference, "step_ms", "seed")
-    groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False)
+    groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False, dropna=False)
     columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
                for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
     return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
