@@ -51,10 +51,25 @@ class Ledger:
         self.m, self.v = torch.zeros_like(stored), torch.zeros_like(stored)  # (rows + 1, dim)
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
         self.step = stored.new_full((), steps, dtype=torch.float32)
-        self.sums = stored.new_zeros(steps + 256, 3, dtype=torch.float64)  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
+        self.sums = self._lines(0, steps + 256)
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
         self.powers = stored.new_zeros(2, 0, dtype=torch.float64)  # of r and of r/√β2: …, second, first
+        self.tiny, *betas = (
+            stored.new_full((), x, dtype=torch.float64)
+            for x in (torch.finfo(stored.dtype).tiny, self.beta1, self.beta2)
+        )
+        self.bases = torch.stack(betas)
+
+    def _lines(self, start: int, stop: int) -> Tensor:
+        """For each s from start up: A, B, Σ_{j≤s} ln(1-λ_j), s, and two places that a look-up's copy works in.
+
+        A begins at the least number there is: a row without a gap divides by it, and does not move.
+        """
+        lines = self.table.stored.new_zeros(stop - start, 6, dtype=torch.float64)
+        lines[:, 0] = torch.finfo(self.table.stored.dtype).tiny
+        lines[:, 3] = torch.arange(start, stop, device=lines.device)
+        return lines
 
     @property
     def begun(self) -> bool:
@@ -80,25 +95,23 @@ class Ledger:
 
     def current(self, ids: Tensor) -> Borrowed:
         """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
-        dtype = self.table.stored.dtype
         w, m, v = (F.embedding(ids, stored) for stored in (self.table.stored, self.m, self.v))  # (U, dim)
-
-        def column(numbers: Tensor) -> Tensor:
-            return numbers.to(dtype).unsqueeze(1)  # (U, 1)
-
-        s = self.last.index_select(0, ids)  # (U,)
-        A, B, log_kept = self.sums.index_select(0, s).unbind(1)  # each (U,)
-        gap = self.steps - s.double()
-        tiny = torch.finfo(dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
-        root = v.sqrt().add_(column(B / A.clamp_min(tiny) + tiny))
-        w.addcmul_(torch.div(m, root, out=root), column(-A)).mul_(column((self.log_kept - log_kept).exp()))
-        return Borrowed(ids, w, m.mul_(column(self.beta1**gap)), v.mul_(column(self.beta2**gap)))
+        x = self.sums.index_select(0, self.last.index_select(0, ids))  # (U, 6): the line of each row's own s
+        since, shrunk = x[:, 2:4], x[:, 4:]
+        torch.sub(self.sums[self.steps, 2:4], since, out=since)  # ln P(s,t) and the gap t - s
+        torch.pow(self.bases, since[:, 1:], out=shrunk)  # of m and of v
+        since[:, 0].exp_()
+        torch.addcdiv(self.tiny, x[:, 1], x[:, 0], out=x[:, 1])  # B/A; a row never used has 0 / tiny
+        A, ratio, P, _, of_m, of_v = x.to(w.dtype).unsqueeze(2).unbind(1)  # each (U, 1)
+        root = v.sqrt().add_(ratio)
+        w.addcmul_(torch.div(m, root, out=root), A, value=-1).mul_(P)
+        return Borrowed(ids, w, m.mul_(of_m), v.mul_(of_v))
 
     def give_back(self, rows: Borrowed) -> None:
         """Writes the rows, current after the last step, into the table and its moments."""
         for stored, new in ((self.table.stored, rows.w), (self.m, rows.m), (self.v, rows.v)):
             _wide(stored).index_copy_(0, rows.ids, _wide(new))
-        self.last[rows.ids] = self.step.int()
+        self.last.index_fill_(0, rows.ids, self.steps)
 
     def count(self, lr: float, eps: float, weight_decay: float) -> None:
         """Adds the step that was just done to the sums of those before it."""
@@ -108,9 +121,9 @@ class Ledger:
         self.log_kept += math.log(kept)
         self._reach(self.beta1 / (self.beta2 * kept))
         if t == len(self.sums):
-            self.sums = torch.cat([self.sums, torch.zeros_like(self.sums)])
+            self.sums = torch.cat([self.sums, self._lines(t, 2 * t)])
         n = min(t, self.powers.shape[1])
-        A, B, log_kept = self.sums[t - n : t].unbind(1)  # of s = t-n … t-1
+        A, B, log_kept, *_ = self.sums[t - n : t].unbind(1)  # of s = t-n … t-1
         grown = (log_kept - self.log_kept).exp_()  # 1 / P(s,t)
         correction = math.sqrt(1 - beta2**t)
         a = lr * correction / (1 - beta1**t)
@@ -135,7 +148,8 @@ class Ledger:
         mine = self.tensors()
         for name in ("stored", "m", "v", "last", "step"):
             mine[name].copy_(tensors[name])
-        self.sums[: self.steps + 1] = tensors["sums"]
+        self.sums[: self.steps + 1, :3] = tensors["sums"][:, :3]
+        self.sums[:, 0].clamp_(min=torch.finfo(self.table.stored.dtype).tiny)
         self.log_kept = float(tensors["sums"][-1, 2])
         self.table.behind = self.steps > 0
 

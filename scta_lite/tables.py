@@ -138,13 +138,17 @@ def distinct(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
 
 
 def distinct_padded(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """The same for a GPU: (U,) with U the number of ids, the last ones `pad`."""
-    if not ids.numel():
-        return ids.flatten(), ids
-    ordered, order = ids.flatten().sort()
-    place = F.pad(ordered.diff() != 0, (1, 0)).cumsum(0)  # of each ordered id among the distinct
-    once = torch.full_like(ordered, pad).scatter_(0, place, ordered)
-    return once, torch.empty_like(place).scatter_(0, order, place).view(ids.shape)
+    """The same for a GPU: (U,) with U the number of ids. Each stands where it first came, `pad` at every other place.
+
+    >>> distinct_padded(torch.tensor([5, 3, 5]), pad=9)
+    (tensor([5, 3, 9]), tensor([0, 1, 0]))
+    """
+    flat = ids.flatten()
+    order = torch.arange(len(flat), device=ids.device)
+    first = order.new_empty(pad + 1)  # of every id that there could be, but only those that are there are written
+    first.scatter_reduce_(0, flat, order, "amin", include_self=False)
+    places = first.index_select(0, flat)
+    return flat.masked_fill(places != order, pad), places.view(ids.shape)
 
 
 @torch.no_grad()
