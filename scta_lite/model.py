@@ -1,4 +1,4 @@
-"""The language model of the paper: an embedding table, a backbone, which is a one-layer GRU, and one of the heads."""
+"""The language model of the paper: an embedding table, a backbone, in the paper a GRU, and one of the heads."""
 
 import torch
 import torch.nn.functional as F
