@@ -322,10 +322,10 @@ def test_a_folder_that_is_gone_half_way_costs_no_finished_run(tiny, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits a file's size by the shell's ulimit")
 def test_a_full_disk_ends_the_sweep_which_tells_what_it_measured(tiny, tmp_path):
-    """No file may be larger than 1 KB, as on a disk with no more room: no run can be recorded."""
+    """No file may be larger than 2 KB, as on a disk with no more room: no run can be recorded."""
     words = arguments(tiny())
     train(tiny())  # its ids are in the cache
-    command = f"ulimit -f 1; exec {sys.executable} -m scta_lite.sweep {shlex.join(words)} --out {tmp_path}"
+    command = f"ulimit -f 2; exec {sys.executable} -m scta_lite.sweep {shlex.join(words)} --out {tmp_path}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.search(r"json: cannot be written \(File too large\); the run: \{.*\"step_ms\": \d", done.stderr)
