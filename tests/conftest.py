@@ -1,9 +1,10 @@
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from scta_lite import Spec
+from scta_lite import Spec, train
 
 settings.register_profile("ci", max_examples=200, database=None)
 settings.register_profile("drill", max_examples=10_000, database=None)
@@ -27,3 +28,15 @@ def tiny():
     """Makes Specs of a few milliseconds."""
     defaults = {**SIZES, **LENGTHS, "corpus": "zipf", "device": "cpu"}
     return lambda method="semantic", **changes: Spec(method=method, **{**defaults, **changes})
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs in this process, where a process of each run's own is not what is tested: it takes seconds to begin."""
+
+    def run(spec, corpus, path, force, stop):
+        result = train(spec)
+        result.model = None
+        result.save(path.parent)
+
+    monkeypatch.setattr(sys.modules["scta_lite.sweep"], "_run", run)

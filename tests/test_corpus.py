@@ -333,7 +333,7 @@ def test_examples_count_the_training_ids_that_are_used():
         corpus.examples(400, 100_000, 1)
 
 
-def test_a_text_that_is_too_short_is_said_once_in_words(tiny, tmp_path, capsys):
+def test_a_text_that_is_too_short_is_said_once_in_words(tiny, tmp_path, capsys, here):
     kept = {"corpus": str(CHAT), "max_characters": 5000}
     specs = [tiny(**kept, vocab=400, examples=5000, steps=2, seed=seed) for seed in range(2)]
     with pytest.warns(UserWarning, match="an epoch of 5,000 goes through them"):

@@ -57,18 +57,6 @@ def progress_told(folder):
     return list(Path(folder).glob(".*.progress.*"))
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """Runs in this process, where a process of each run's own is not what is tested: it takes seconds to begin."""
-
-    def run(spec, corpus, path, force, stop):
-        result = train(spec)
-        result.model = None
-        result.save(path.parent)
-
-    monkeypatch.setattr(sweep_module, "_run", run)
-
-
 def test_one_file_a_run_in_the_specs_order(tiny, tmp_path, here):
     specs = [tiny("semantic"), tiny("ce"), tiny("ce", seed=1)]
     runs = sweep(specs, tmp_path, progress=False)

@@ -70,7 +70,7 @@ def known_claims() -> pd.DataFrame:
 
 def claims_counted() -> str:
     counts = known_claims().verdict.value_counts()
-    return f"Of {counts.sum()}, {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}."
+    return f"Of {counts.sum()}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items())}."
 
 
 def claims_table() -> str:
