@@ -66,7 +66,7 @@ backbones: install  ## a Transformer beside the GRU at V = 8,192, by quality and
 drill: install  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
 	$(BIN)/python tools/drill.py --save
 
-reproduce: install  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-0ab51994
+reproduce: install  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-3f91f0bc
 	$(BIN)/python tools/reproduce.py $(RUN)
 
 stages: install  ## the second stages, texts and searches that notebook 07 shows, after make study (2 hours)

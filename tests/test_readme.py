@@ -9,7 +9,7 @@ import tomllib
 import pytest
 from conftest import CHAT
 
-from scta_lite import PAPER, load_runs, quality
+from scta_lite import PAPER, figures, load_runs, published_runs, quality
 from scta_lite.claims import claims
 from scta_lite.files import ROOT
 from scta_lite.runs.settings import GROUPS
@@ -159,6 +159,17 @@ def test_how_much_faster_a_step_is_is_one_number_everywhere():
     assert f"{growth} times" in outputs("04_figures")
     assert f"factor of **{growth}**" in outputs("05_where_the_time_goes")
     assert f"{growth} on rows" in known["C2"]
+
+
+def test_the_table_of_the_demo_is_what_notebook_03_stored():
+    ours, paper = load_runs(ROOT / "data" / "runs" / "amd-epyc-2-cores"), published_runs()
+    for runs, machine in ((ours, "two cores"), (paper[paper.machine == "RTX A6000"], "RTX A6000 (published)")):
+        for run in runs[runs.vocab < 1_000_000].itertuples():
+            if machine == "two cores" or run.method == "semantic":
+                seconds = f"{run.seconds:,.0f} *" if machine == "two cores" else f"{run.seconds:.1f}"
+                method = {"ce": "CE", "semantic": "SEMANTIC"}[run.method]
+                row = f"| {figures.short(run.vocab)} | {machine} | {method} | {seconds} "
+                assert f"{row}| {run.speedup:.2f} |" in README
 
 
 def test_measured_steps_are_enough():
