@@ -72,8 +72,10 @@ class Training:
         for optimizer in self.optimizers:
             if isinstance(optimizer, RowAdamW):
                 optimizer.flush()
+        machine.finish(device)  # what brings the rows up to date is of the training too
+        now = machine.energy_joules(device)
         whole = not self.validation and len(self.timer.steps) == self.done  # looks take energy, and a resumed run has
-        used = machine.energy_joules(device) - energy if energy is not None and whole else None  # only its last part
+        used = now - energy if whole and None not in (now, energy) else None  # only its last part
         losses = self.losses[: self.done].tolist()
         found = {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": used,
                  **loss_summary(losses, spec), "validation": self.validation}  # fmt: skip

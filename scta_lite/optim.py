@@ -30,7 +30,8 @@ class RowAdamW(torch.optim.Optimizer):
     merged, each with the gradient that its backward passes gave it. `step` moves their rows and uses their gradients
     up: without a `zero_grad` they do not add up over steps, as those of a dense table would. `touched` gives the rows
     to move, for clipping. `flush` brings every row up to date; so do `table.weight`, `state_dict`, and the end of the
-    optimizer. The last optimizer that was made over a table has it, and one before no longer moves it.
+    optimizer. The last optimizer that was made over a table has it, and one before no longer moves it. On a GPU the
+    gradients of an id that stands several times are added in no fixed order: equal trainings differ in last digits.
 
     ValueError for settings outside AdamW's range, for betas for which the missed steps have no finite sum, and for
     betas that change; RuntimeError for a backward pass through rows that were read before the last step.

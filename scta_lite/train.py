@@ -56,7 +56,7 @@ def train(
     held = held and held.to(device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
     with _torch_settings(spec):
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(spec.seed)
             model = LanguageModel(spec, examples.counts).to(device)
         if spec.stage1:
@@ -131,17 +131,18 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
 @contextmanager
 def _torch_settings(spec: Spec) -> Iterator[None]:
     """The threads and the precision of the Spec, and then again what was set before."""
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn.allow_tf32  # true by default: the GRU would run in TF32 where float32 was asked for
+    threads, backends = torch.get_num_threads(), torch.backends
+    products = backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul  # cuDNN's GRU runs in TF32 by default
+    before = [product.fp32_precision for product in products]
     torch.set_num_threads(spec.threads or threads)
-    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
+    for product in products:
+        product.fp32_precision = "tf32" if spec.precision == "tf32" else "ieee"
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = cudnn
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
 
 
 def main(arguments: list[str] | None = None) -> None:

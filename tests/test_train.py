@@ -354,6 +354,44 @@ def test_energy_is_read_where_there_is_a_counter(monkeypatch):
     assert machine.energy_joules(torch.device("cuda")) is None
 
 
+def test_a_gpus_free_memory_is_the_drivers_word(monkeypatch):
+    """torch would have to make a context on it, which the sweep's process would keep."""
+
+    class Nvml:
+        NVMLError = RuntimeError
+        nvmlInit = staticmethod(lambda: None)
+        nvmlDeviceGetHandleByUUID = staticmethod(lambda uuid: uuid)
+        nvmlDeviceGetMemoryInfo = staticmethod(lambda handle: type("Info", (), {"free": 7 << 30}))
+
+    monkeypatch.setattr(machine, "pynvml", Nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on: type("Properties", (), {"uuid": "1234"}))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda on: (1 << 30, 8 << 30))
+    assert machine.free_memory(torch.device("cuda")) == 7 << 30
+    monkeypatch.setattr(machine, "pynvml", None)
+    assert machine.free_memory(torch.device("cuda")) == 1 << 30
+
+
+@pytest.mark.parametrize("readings", [[5.0, None], [None, 5.0], [5.0, 9.0]])
+def test_a_reading_of_energy_that_fails_costs_no_run(tiny, monkeypatch, readings):
+    told = iter(readings)
+    monkeypatch.setattr(machine, "energy_joules", lambda on: next(told))
+    assert train(tiny(steps=4)).energy_joules == (4.0 if None not in readings else None)
+
+
+def test_the_precision_that_a_caller_set_is_there_again(tiny):
+    """By torch's new names too, after which its old ones raise."""
+    products = torch.backends.cuda.matmul, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul
+    before = [product.fp32_precision for product in products]
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        assert train(tiny(steps=2)).status == "ok"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+        assert [product.fp32_precision for product in products[1:]] == before[1:]
+    finally:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+
+
 @pytest.mark.parametrize(("schedule", "rates"), [
     ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
     ("linear", [0.25, 0.5, 0.75, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def device(name: str) -> torch.device:
 def name(on: torch.device) -> str:
     """The GPU's name, or the processor's with its cores."""
     if on.type == "cuda":
-        return torch.cuda.get_device_name(on).removeprefix("NVIDIA ")
+        return _properties(on).name.removeprefix("NVIDIA ")
     model = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -62,7 +63,7 @@ def host(on: torch.device) -> dict:
     packages = ("scta_lite", "torch", "numpy", "pandas")
     return {
         "threads": torch.get_num_threads(),
-        "total_memory_bytes": torch.cuda.mem_get_info(on)[1] if on.type == "cuda" else _installed_memory(),
+        "total_memory_bytes": _properties(on).total_memory if on.type == "cuda" else _installed_memory(),
         "system": f"{platform.system()} {platform.machine()}",
         "heap": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "python": platform.python_version(),
@@ -78,9 +79,14 @@ def now() -> str:
 
 
 def free_memory(on: torch.device) -> int:
-    """Bytes that a new process could take: of the GPU, or of the machine and of the control group's limit."""
+    """Bytes that a new process could take: of the GPU, or of the machine and of the control group's limit.
+
+    Of a GPU the driver is asked (nvidia-ml-py): torch would make a context to ask from, which takes 0.3 to 0.6 GB there
+    for as long as this process lives.
+    """
     if on.type == "cuda":
-        return torch.cuda.mem_get_info(on)[0]
+        told = _of_driver(on, "nvmlDeviceGetMemoryInfo")
+        return told.free if told else torch.cuda.mem_get_info(on)[0]
     free = [_installed_memory()]
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -110,14 +116,25 @@ def reset_peak_memory(on: torch.device) -> None:
 
 def energy_joules(on: torch.device) -> float | None:
     """The GPU's energy counter, in joules since the driver was loaded; None where there is none (nvidia-ml-py)."""
+    told = _of_driver(on, "nvmlDeviceGetTotalEnergyConsumption")
+    return told / 1e3 if told is not None else None
+
+
+def _of_driver(on: torch.device, question: str) -> Any:
+    """What NVIDIA's driver says of the GPU that torch means; None where there is none, or no nvidia-ml-py."""
     if on.type != "cuda" or pynvml is None:
         return None
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(on).uuid}")
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_properties(on).uuid}")
+        return getattr(pynvml, question)(handle)
     except pynvml.NVMLError:
         return None
+
+
+def _properties(on: torch.device) -> Any:
+    """Name, memory and UUID of a GPU: known without a context on it, and after a kernel that failed."""
+    return torch.cuda.get_device_properties(on)
 
 
 def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:

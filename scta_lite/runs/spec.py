@@ -167,7 +167,9 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One run, whole: on one machine equal Specs train equal models, if no budget or look is by the second. Hashable.
+    """One run, whole: on one processor equal Specs train equal models, if no budget or look is by the second. Hashable.
+
+    On a GPU equal but for last digits: there torch adds some gradients in no fixed order.
 
     ValueError names a bad argument.
 
