@@ -7,7 +7,9 @@ TWO := -n 2  # two processes, each with one thread of torch: with two each they 
 
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: help install demo lab test lint notebooks figures book bench study backbones stages drill reproduce clean
+MINUTES ?= 25
+
+.PHONY: help install demo lab test lint notebooks figures book browser bench gpu study backbones stages drill reproduce clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -56,6 +58,10 @@ browser: book  ## the book and two notebooks in a real browser, with the keys; n
 
 bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python tools/bench.py
+
+gpu: install  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=25
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nvidia-ml-py
+	$(BIN)/python tools/gpu.py --minutes $(MINUTES)
 
 study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 14 hours)
 	$(BIN)/python tools/study.py

@@ -12,6 +12,7 @@ from conftest import CHAT
 from scta_lite import PAPER, figures, load_runs, published_runs, quality
 from scta_lite.claims import claims
 from scta_lite.files import ROOT
+from scta_lite.runs.result import read
 from scta_lite.runs.settings import GROUPS
 
 README = (ROOT / "README.md").read_text()
@@ -129,6 +130,14 @@ def test_the_three_stages_run(tmp_path, monkeypatch):
         assert wanted in code, wanted
         code = code.replace(wanted, instead)
     exec(code, {})
+
+
+def test_every_stored_run_is_one_and_names_no_folder():
+    paths = list((ROOT / "data" / "runs").rglob("*-*-????????.json"))
+    assert len(paths) > 600
+    for path in paths:
+        assert read(path)["run_id"] == path.stem
+        assert not re.search(r"/(home|root|Users|tmp|work)/", path.read_text()), path
 
 
 def outputs(name):

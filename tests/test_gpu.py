@@ -1,0 +1,86 @@
+"""`make gpu`, at tiny sizes on the CPU: what it would do on a GPU, but for the GPU."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHAT
+
+from scta_lite import load_runs, text
+from scta_lite.files import ROOT
+
+sys.path.insert(0, str(ROOT / "tools"))
+import gpu
+import gpu_checks
+
+
+def run(monkeypatch, out, minutes):
+    words = ["gpu.py", "--device", "cpu", "--tiny", "--minutes", str(minutes), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", words)
+    gpu.main()
+
+
+def test_everything_is_measured_once_and_reported(tmp_path, monkeypatch, capsys, here):
+    run(monkeypatch, tmp_path, 10)
+    said = capsys.readouterr().out
+    checks = json.loads((tmp_path / "found" / "checks.json").read_text())["checks"]
+    assert len(checks) > 20
+    assert f"{len(checks)} checks, 0 wrong" in said
+    for part in ("paper", "rows", "prior", "bench", "large", "quality"):
+        assert set(load_runs(tmp_path / part).status) == {"ok"}
+    assert load_runs(tmp_path / "bench").seed.nunique() == 3
+    table = (tmp_path / "found" / "table.txt").read_text()
+    assert "RTX A6000 (published)" in table
+    assert "SEMANTIC with prior, rows" in table
+    assert (tmp_path / "found" / "fig_time.png").is_file()
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
+    run(monkeypatch, tmp_path, 10)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
+
+
+def test_what_no_longer_fits_is_left_out_and_named(tmp_path, monkeypatch, here):
+    run(monkeypatch, tmp_path, 0)
+    assert "paper 1/4: semantic dense, V = 300: left out" in (tmp_path / "found" / "table.txt").read_text()
+    assert not list(tmp_path.rglob("*-300-*.json"))
+
+
+def test_nothing_is_measured_where_something_is_wrong(tmp_path, monkeypatch, capsys):
+    def wrong(device):
+        yield "a loss", 1.0, 1e-10
+
+    def broken(device):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+        yield
+
+    monkeypatch.setattr(gpu_checks, "losses", wrong)
+    monkeypatch.setattr(gpu_checks, "optimizer", broken)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, tmp_path, 10)
+    assert ended.value.code == 1
+    assert ", 2 wrong" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["found"]
+
+
+def test_a_gpu_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    assert "device='cuda': 0 GPUs are here" in capsys.readouterr().err
+
+
+def test_ids_made_here_are_read_where_there_is_no_text(tmp_path, monkeypatch):
+    chat = text.load(str(CHAT), progress=False)
+    monkeypatch.setattr(gpu.text, "load", lambda: chat)
+    monkeypatch.setattr(gpu, "PAPER", SimpleNamespace(vocabs=(400,), seq_len=16))
+    gpu.save_ids(tmp_path)
+    monkeypatch.undo()
+    (path,) = tmp_path.iterdir()
+    assert path.name == "ids-400.npy"
+    train, held = text.load(str(path)).ids(400)
+    expected = chat.ids(400)
+    np.testing.assert_array_equal(train[:1000], expected[0][:1000])
+    assert len(held) == pytest.approx(0.03 * np.load(path).size, abs=2)

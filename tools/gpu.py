@@ -1,0 +1,258 @@
+"""The paper's headline, measured on your GPU by one command: `make gpu`, 25 minutes; `make gpu MINUTES=60` has more.
+
+checks   small cases against float64 on the CPU, and that no step waits for the GPU (`gpu_checks.py`); if one is wrong
+         nothing is measured
+paper    the paper's own six trainings: CE and SEMANTIC, dense, two whole epochs
+rows     SEMANTIC on rows, and CE that never holds its logits, as long
+prior    SEMANTIC with a prior, as long; how good all that came before is on held-out text, each run says
+peers    the loss and its gradients alone: CE by torch, in chunks, and by Liger Kernel and Cut Cross-Entropy where they
+         are installed (`pip install -e '.[peers]'`), beside the paper's loss
+bench    step times of every method at every V, in three rounds, each in a process of its own
+large    SEMANTIC on rows with 2, 5 and 10 million tokens, of random ids
+quality  an epoch of all the text at V = 200,000 and 1M: CE in chunks, and SEMANTIC with a prior at equal steps and at
+         equal seconds
+
+The list is in the order of what it tells; what would no longer fit into the minutes is left out, and named. A run is
+one file, and the same command goes on where it was. At the end stand the paper's table with ours beside it, and a
+folder to send (CONTRIBUTING says how). Energy is read from the GPU's counter (`pip install -e '.[gpu]'`).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from gpu_checks import checks
+
+from scta_lite import PAPER, Spec, cost, cross_entropy, figures, published_runs, semantic_loss, sweep, text
+from scta_lite.files import ROOT, replace_file, writable
+from scta_lite.runs import machine
+from scta_lite.runs.table import ratios
+
+BENCH = [("ce", "dense"), ("ce_chunked", "dense"), ("adaptive", "rows"), ("semantic", "dense"), ("semantic", "rows"),
+         ("semantic_prior", "rows"), ("sampled_softmax", "rows"), ("backbone", "dense")]  # fmt: skip
+ROUNDS, STEPS = 3, 60
+LARGE = (2_000_000, 5_000_000, 10_000_000)
+BEGIN_S = 20  # seconds that a run's process takes before its first step, until one has told
+TINY = {"hidden": 16, "semantic_dim": 8, "negatives": 4, "examples": 96, "batch": 4, "seq_len": 8, "epochs": 1}
+# The best of those that the search on two CPU cores found at V = 50,000 (notebook 06):
+TUNED = {
+    "ce_chunked": {"lr": 3e-3, "table_lr": 3e-2, "weight_decay": 0.1},
+    "semantic_prior": {"lr": 3e-3, "table_lr": 3e-2, "weight_decay": 0.1, "temperature": 0.1, "optimizer": "rows"},
+}
+
+
+class Campaign:
+    """What is measured into a folder within some minutes: its runs, what was left out, and what is known of times."""
+
+    def __init__(self, out: Path, minutes: float, device: torch.device, corpus: str, tiny: bool):
+        self.out, self.device, self.corpus, self.tiny = out, device, corpus, tiny
+        self.until = perf_counter() + 60 * minutes
+        self.step_ms: dict[tuple, float] = {}  # of (V, method, optimizer)
+        self.begin_s, self.left_out = BEGIN_S, []
+        self.ceilings = machine.ceilings(device, repeats=3)
+        self.vocabs = (300, 600) if tiny else PAPER.vocabs
+
+    def spec(self, method: str, vocab: int, optimizer: str = "dense", zipf: bool = False, **changes: Any) -> Spec:
+        corpus = "zipf" if zipf or self.tiny else self.corpus.format(vocab=vocab)
+        own = {"method": method, "vocab": vocab, "optimizer": optimizer, "corpus": corpus, "device": str(self.device)}
+        return Spec(**own | (TINY if self.tiny else {}) | changes)
+
+    def seconds(self, spec: Spec) -> float:
+        """What the run takes, by the step times so far; where none is known, by twice the floor that `cost` gives."""
+        step = self.step_ms.get((spec.vocab, spec.method, spec.optimizer))
+        step = step if step is not None else 2e3 * cost.floor(spec, self.ceilings).sum()
+        return self.begin_s + step * (spec.steps or spec.steps_total) / 1e3
+
+    def run(self, part: str, specs: list[Spec]) -> pd.DataFrame:
+        """Those of the runs that the minutes are enough for, one after the other."""
+        found = []
+        for n, spec in enumerate(specs):
+            left, needed = self.until - perf_counter(), self.seconds(spec)
+            about = f"{part} {n + 1}/{len(specs)}: {spec.method} {spec.optimizer}, V = {figures.short(spec.vocab)}"
+            if needed > left:
+                self.left_out.append(f"{about}: left out, it needs about {needed:.0f} s of {max(left, 0):.0f} s")
+                continue
+            print(f"{about}, about {needed:.0f} s of {left:.0f} s that are left", flush=True)
+            began = perf_counter()
+            (run,) = sweep([spec], self.out / part, progress=False).to_dict("records")
+            found.append(run)
+            if run["status"] == "ok":
+                key = spec.vocab, spec.method, spec.optimizer
+                self.step_ms[key] = min(run["step_ms"], self.step_ms.get(key, np.inf))
+                if (took := perf_counter() - began) > 2:  # else it was there
+                    self.begin_s = 0.5 * self.begin_s + 0.5 * max(1.0, took - run["step_ms"] * run["steps_run"] / 1e3)
+            else:
+                print(f"  {run['status']}: {run['reason']}")
+        print(f"{part}: {len(found)} of {len(specs)} runs are there")
+        return pd.DataFrame(found)
+
+
+def parts(campaign: Campaign) -> Iterator[tuple[str, list[Spec]]]:
+    """Each part's Specs; asked for when its turn comes, for the later ones depend on measured times."""
+    spec, vocabs = campaign.spec, campaign.vocabs
+    steps = 6 if campaign.tiny else STEPS
+    judged = {"evaluate": True}
+    yield "paper", [spec(m, V, **judged) for V, m in product(vocabs, ("semantic", "ce"))]
+    yield "rows", [spec(m, V, o, **judged) for V in vocabs for m, o in (("semantic", "rows"), ("ce_chunked", "dense"))]
+    yield "prior", [spec("semantic_prior", V, **judged, **TUNED["semantic_prior"]) for V in vocabs]
+    yield "bench", [spec(m, V, o, steps=steps, seed=seed)
+                    for seed in range(ROUNDS) for V in vocabs for m, o in BENCH]  # fmt: skip
+    large = (1_000, 2_000) if campaign.tiny else (vocabs[0], vocabs[-1], *LARGE)
+    yield "large", [spec("semantic", V, "rows", zipf=True, steps=steps) for V in large]
+    for V in vocabs[1:]:
+        yield "quality", list(quality(campaign, V))
+
+
+def quality(campaign: Campaign, vocab: int) -> Iterator[Spec]:
+    """CE and the method with a prior over all the text, for equal steps, and the second for CE's seconds too."""
+    ce = campaign.spec("ce_chunked", vocab, evaluate=True, **TUNED["ce_chunked"])
+    available = len(text.load(ce.corpus, progress=False).examples(vocab, ce.seq_len, ce.examples))
+    ce = replace(ce, examples=min(available, 200_000), epochs=1, schedule="cosine")
+    ce = replace(ce, warmup=ce.steps_total // 20)
+    prior = replace(ce, method="semantic_prior", **TUNED["semantic_prior"], sampler=None, shared=None, init_std=None)
+    ours, theirs = (campaign.step_ms.get((vocab, s.method, s.optimizer)) for s in (prior, ce))
+    yield from (prior, ce)
+    if ours and theirs and theirs > ours:
+        longer = replace(prior, epochs=-(-int(theirs / ours * 10) // 10) + 1)
+        steps = int(ce.steps_total * theirs / ours)
+        yield replace(longer, steps=steps, warmup=steps // 20)
+
+
+def peers(device: torch.device, vocabs: tuple[int, ...], repeats: int = 20) -> pd.DataFrame:
+    """Median milliseconds of a loss and its gradients over N = 1,008 positions, d = 256; null where it did not run."""
+    kernels: dict[str, Callable] = {
+        "torch": lambda h, w, y: F.cross_entropy(h @ w.T, y),
+        "chunks": lambda h, w, y: cross_entropy(h, w, y, chunk=128),
+    }
+    if hasattr(F, "linear_cross_entropy"):
+        kernels["torch's linear_cross_entropy"] = F.linear_cross_entropy
+    for name, load in (("Liger", _liger), ("Cut Cross-Entropy", _cut)):
+        try:
+            kernels[name] = load()
+        except ImportError as error:
+            print(f"{name}: {error}; expected `pip install -e '.[peers]'`")
+    rows = []
+    for vocab in vocabs:
+        h, w = (torch.randn(n, PAPER.hidden, device=device) for n in (1_008, vocab))
+        y = torch.randint(vocab, (1_008,), device=device)
+        q, v = (torch.randn(*shape, PAPER.semantic_dim, device=device) for shape in ((1_008,), (1_008, 33)))
+        cases = {name: (lambda *x, f=f, y=y: f(*x, y), (h, w)) for name, f in kernels.items()}
+        cases["the paper's, of rows that were read"] = (lambda q, v: semantic_loss(q, v[:, 0], v[:, 1:]), (q, v))
+        for name, (loss, inputs) in cases.items():
+            rows.append({"vocab": vocab, "loss": name, **_timed(loss, inputs, device, repeats)})
+    return pd.DataFrame(rows)
+
+
+def _timed(loss: Callable, inputs: tuple, device: torch.device, repeats: int) -> dict[str, Any]:
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    times = []
+    try:
+        for _ in range(repeats):
+            machine.finish(device)
+            began = perf_counter()
+            torch.autograd.grad(loss(*inputs), inputs)
+            machine.finish(device)
+            times.append(1e3 * (perf_counter() - began))
+    except Exception as error:  # of a kernel that is not ours
+        return {"ms": None, "reason": f"{type(error).__name__}: {error}"[:200]}
+    return {"ms": float(np.median(times[len(times) // 3 :])), "reason": None}
+
+
+def _liger() -> Callable:
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return liger_fused_linear_cross_entropy
+
+
+def _cut() -> Callable:
+    from cut_cross_entropy import linear_cross_entropy
+
+    return linear_cross_entropy
+
+
+def save_ids(folder: Path, most: int = 40_000) -> None:
+    """The installed text's ids at each V, as `--corpus 'FOLDER/ids-{vocab}.npy'` reads them: so many examples of it."""
+    corpus = text.load()
+    for vocab in PAPER.vocabs:
+        train, held = corpus.ids(vocab)
+        train = train[: most * PAPER.seq_len]
+        held = held[: len(train) * 3 // 97]  # the last 3% of a file are held out
+        np.save(writable(folder) / f"ids-{vocab}.npy", np.concatenate([train, held]).astype(np.int32))
+
+
+def report(campaign: Campaign) -> None:
+    """The tables and figures of what is there, into the folder and onto the screen."""
+    out = campaign.out
+    said = []
+    if (out / "bench").is_dir() and list((out / "bench").glob("*.json")):
+        bench = ratios(pd.DataFrame([json.loads(p.read_text()) for p in (out / "bench").glob("*.json")]))
+        columns = ["vocab", "method", "optimizer", "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
+        said.append(
+            bench.sort_values(["vocab", "step_ms"])[columns].to_string(index=False, float_format="{:.3f}".format)
+        )
+    trained = [json.loads(p.read_text()) for part in ("paper", "rows", "prior") for p in (out / part).glob("*.json")]
+    if trained:
+        runs = pd.DataFrame(trained)
+        ce = runs[(runs.method == "ce") & (runs.optimizer == "dense")].set_index("vocab").seconds
+        runs["speedup"] = runs.vocab.map(ce) / runs.seconds
+        published = published_runs()
+        both = pd.concat([runs, published.assign(machine=published.machine + " (published)", optimizer="dense")])
+        said.append(figures.results_table(both).to_string(index=False))
+        energy = runs[["vocab", "method", "optimizer", "seconds", "energy_joules", "peak_memory_bytes", "status"]]
+        said.append(energy.sort_values(["vocab", "method"]).to_string(index=False))
+        for name, draw in (("throughput", figures.throughput), ("time", figures.training_time)):
+            dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
+            figures.save(draw(dense), out / "found" / f"fig_{name}")
+    if (out / "found" / "peers.csv").is_file():
+        said.append(pd.read_csv(out / "found" / "peers.csv").to_string(index=False))
+    said += campaign.left_out
+    replace_file(out / "found" / "table.txt", "\n\n".join(said).encode())
+    print("\n\n".join(said))
+    print(f"\nThe folder to send: {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=25, help="what is done in (default: 25)")
+    parser.add_argument("--out", type=Path, help="folder (default: runs/<gpu>)")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, …; cpu to try the command (default: cuda)")
+    parser.add_argument("--corpus", default="installed", metavar="TEXT", help="text, or ids 'DIR/ids-{vocab}.npy'")
+    parser.add_argument("--save-ids", type=Path, metavar="DIR", help="write such ids of the installed text, and end")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the command itself")
+    asked = parser.parse_args()
+    if asked.save_ids:
+        save_ids(asked.save_ids)
+        return
+    try:
+        device = machine.device(asked.device)
+        out = writable(asked.out or ROOT / "runs" / machine.slug(device))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    campaign = Campaign(out, asked.minutes, device, asked.corpus, asked.tiny)
+    found = checks(device)
+    about = {"device": machine.name(device), "host": machine.host(device), "checks": found}
+    replace_file(out / "found" / "checks.json", json.dumps(about, indent=1).encode())
+    wrong = [check for check in found if not check["right"]]
+    print(f"{len(found)} checks, {len(wrong)} wrong: {wrong}")
+    if wrong:
+        sys.exit(1)
+    for part, specs in parts(campaign):
+        if part == "bench":  # the peers' turn
+            small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
+            replace_file(out / "found" / "peers.csv", peers(device, small).to_csv(index=False).encode())
+        campaign.run(part, specs)
+    report(campaign)
+
+
+if __name__ == "__main__":
+    main()

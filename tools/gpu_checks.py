@@ -1,0 +1,159 @@
+"""Is it right on this device? Small cases against float64 on the CPU: what `tools/gpu.py` does before it measures.
+
+Each check gives its largest error and the most that is allowed. On the CPU they check themselves.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from scta_lite import RowAdamW, Spec, VocabTable, cross_entropy, semantic_loss, text, train
+from scta_lite.loop import Training, _batches
+from scta_lite.losses import log_uniform, uniform, weighted
+from scta_lite.model import LanguageModel
+from scta_lite.runs.machine import finish
+from scta_lite.runs.spec import METHODS
+from scta_lite.tables import distinct_padded
+
+EXACT, SINGLE = 1e-10, 2e-4  # the most that float64 and float32 may be off
+WAITS = ("adaptive",)  # torch's clusters ask which of them are used
+Found = Iterator[tuple[str, float, float]]
+
+
+def checks(device: torch.device) -> list[dict]:
+    """Each check: its name, the error, the most allowed, and whether it is right."""
+    found = []
+    for part in (losses, optimizer, samplers, padding, resuming, waiting):
+        try:
+            found += [{"check": name, "error": error, "most": most, "right": error <= most}
+                      for name, error, most in part(device)]  # fmt: skip
+        except Exception as error:  # a check that cannot be made is not right
+            found.append({"check": f"{part.__name__}: {type(error).__name__}: {error}"[:300], "error": None,
+                          "most": None, "right": False})  # fmt: skip
+    return found
+
+
+def losses(device: torch.device) -> Found:
+    """Both losses and CE in chunks, with their gradients."""
+    cases: dict[str, tuple[Callable, tuple[tuple[int, ...], ...]]] = {
+        "semantic_loss": (lambda q, p, n: semantic_loss(q, p, n), ((40, 16), (40, 16), (40, 8, 16))),
+        "semantic_loss, shared": (lambda q, p, n: semantic_loss(q, p, n), ((40, 16), (40, 16), (30, 16))),
+        "cross_entropy": (lambda h, w: cross_entropy(h, w, torch.arange(40, device=h.device)), ((40, 16), (300, 16))),
+        "cross_entropy in chunks":
+            (lambda h, w: cross_entropy(h, w, torch.arange(40, device=h.device), chunk=7), ((40, 16), (300, 16))),
+    }  # fmt: skip
+    for name, (loss, shapes) in cases.items():
+        generator = torch.Generator().manual_seed(1)
+        drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+        def results(on: torch.device, dtype: torch.dtype, drawn=drawn, loss=loss) -> list[Tensor]:
+            inputs = [x.to(on, dtype).requires_grad_() for x in drawn]
+            value = loss(*inputs)
+            return [x.double().cpu() for x in (value.detach(), *torch.autograd.grad(value, inputs))]
+
+        exact = results(torch.device("cpu"), torch.float64)
+        for dtype, most in ((torch.float64, EXACT), (torch.float32, SINGLE)):
+            yield f"{name}, {dtype}".replace("torch.", ""), _apart(results(device, dtype), exact), most
+
+
+def optimizer(device: torch.device) -> Found:
+    """RowAdamW with a schedule, clipping and ids that stand twice, against torch's dense AdamW on the CPU."""
+    torch.manual_seed(0)
+    dense = torch.nn.Embedding(50, 8, dtype=torch.float64)
+    table = VocabTable.from_embedding(dense).to(device)
+    settings = {"lr": 1e-2, "weight_decay": 0.1, "eps": 1e-30}
+    both = torch.optim.AdamW(dense.parameters(), **settings), RowAdamW([table], **settings)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(each, T_max=60) for each in both]
+    for seed in range(60):
+        ids = torch.randint(50, (3, 5), generator=torch.Generator().manual_seed(seed))
+        for of, each, schedule in zip((dense, table), both, schedules, strict=True):
+            of(ids.to(of.weight.device)).pow(3).sum().backward()
+            rows = each.touched() if isinstance(each, RowAdamW) else of.parameters()
+            torch.nn.utils.clip_grad_norm_(rows, 0.5)
+            each.step()
+            each.zero_grad()
+            schedule.step()
+    yield "RowAdamW against dense AdamW, float64", _apart([table.weight.cpu()], [dense.weight.detach()]), EXACT
+
+
+def samplers(device: torch.device) -> Found:
+    """Chi-squared of 200,000 draws over its 19 degrees of freedom; above 2.5 in one of 2,000 trials."""
+    generator, n, V = torch.Generator(device).manual_seed(3), 200_000, 20
+    weights = torch.arange(1.0, V + 1, dtype=torch.float64, device=device)
+    zipf = ((torch.arange(V) + 2.0) / (torch.arange(V) + 1.0)).log().double()
+    draws = {
+        "uniform": (uniform((n,), V, generator=generator), torch.ones(V)),
+        "log_uniform": (log_uniform((n,), V, generator=generator), zipf),
+        "weighted": (weighted((n,), weights.cumsum(0), generator=generator), weights.cpu()),
+    }
+    for name, (ids, q) in draws.items():
+        expected = q / q.sum() * n
+        yield (
+            f"sampler {name}, χ² a degree",
+            ((ids.bincount(minlength=V).cpu() - expected).square() / expected).sum().item() / (V - 1),
+            2.5,
+        )
+
+
+def padding(device: torch.device) -> Found:
+    """Every id stands once among the padded ones, and is found from each of its places."""
+    ids = torch.randint(40, (6, 20), device=device)
+    once, places = distinct_padded(ids, pad=40)
+    kept = once[once < 40]
+    wrong = int((once[places] != ids).sum()) + abs(len(kept) - len(ids.unique())) + len(kept) - len(kept.unique())
+    yield "padding of look-ups", wrong, 0
+
+
+def resuming(device: torch.device) -> Found:
+    """A training that was interrupted and goes on ends as one that was not."""
+    spec = _small("semantic", device, optimizer="rows", steps=12)
+
+    def interrupt(step: int, *_) -> None:
+        if step >= 7:
+            raise KeyboardInterrupt
+
+    whole = train(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        with suppress(KeyboardInterrupt):
+            train(spec, progress=interrupt, checkpoint=folder, checkpoint_s=0)
+        again = train(spec, checkpoint=folder, checkpoint_s=1e9)
+    yield "loss after a checkpoint", float(abs(again.final_loss - whole.final_loss)), 1e-5
+
+
+def waiting(device: torch.device) -> Found:
+    """Ten steps of every method in which nothing waits for the GPU; torch raises where something does."""
+    for method in METHODS:
+        for kind in ("dense", "rows")[: 1 if method == "backbone" else 2]:
+            spec = _small(method, device, optimizer=kind, steps=20, clip=1.0)
+            examples = text.load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
+            torch.manual_seed(0)
+            training = Training(spec, LanguageModel(spec, examples.counts).to(device), examples)
+            batches, waits = _batches(spec, examples, device, 0), 0
+            for step in range(13):
+                if step == 3 and device.type == "cuda":  # what is made once is there
+                    torch.cuda.set_sync_debug_mode("error")
+                try:
+                    training._step(batches)
+                except RuntimeError as error:
+                    if "synchronizing" not in str(error):
+                        raise
+                    waits = 1
+                    break
+                finally:
+                    if device.type == "cuda" and (waits or step == 12):
+                        torch.cuda.set_sync_debug_mode("default")
+            finish(device)
+            yield f"{method} on {kind}: waits", waits, int(method in WAITS)
+
+
+def _small(method: str, device: torch.device, **changes) -> Spec:
+    return Spec(method=method, vocab=300, hidden=16, semantic_dim=8, negatives=4, examples=96, batch=4, seq_len=8,
+                corpus="zipf", device=str(device), **changes)  # fmt: skip
+
+
+def _apart(found: list[Tensor], exact: list[Tensor]) -> float:
+    """The largest difference, over the largest number that is meant, or over 1 where that is smaller."""
+    return max(((a - b).abs().max() / b.abs().max().clamp_min(1)).item() for a, b in zip(found, exact, strict=True))
