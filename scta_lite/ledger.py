@@ -85,16 +85,13 @@ class Ledger:
     def current(self, ids: Tensor, first: Tensor | None = None) -> Borrowed:
         """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
         stored, now = self.table.stored, self.missed[self.steps + 1]
-        rows = stored.new_empty(3, len(ids), self.table.dim)
-        w, m, v = rows  # each (U, dim)
-        torch.index_select(stored, 0, ids, out=w)
-        torch.index_select(self.moments, 1, ids, out=rows[1:])
+        w, moments = stored.index_select(0, ids), self.moments.index_select(1, ids)  # (U, dim), (2, U, dim)
+        m, v = moments
         missed = self.missed.index_select(0, self.last.index_select(0, ids))  # (U, 5)
         missed = torch.exp(missed.sub_(now), out=stored.new_empty(missed.shape))
         root = v.sqrt().add_(missed[:, 1:2])
-        w.addcmul_(torch.div(m, root, out=root), missed[:, 0:1], value=-1)
-        rows.mul_(missed[:, 2:].T.unsqueeze(2))  # by P, and by powers of β1 and β2
-        return Borrowed(ids, first, w, rows[1:])
+        w.addcmul_(torch.div(m, root, out=root), missed[:, 0:1], value=-1).mul_(missed[:, 2:3])
+        return Borrowed(ids, first, w, moments.mul_(missed[:, 3:].T.unsqueeze(2)))
 
     def give_back(self, rows: Borrowed) -> None:
         """Writes the rows, current after the last step, into the table and its moments."""
