@@ -149,7 +149,8 @@ class Ledger:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         for name, mine in self.tensors().items():
-            mine.copy_(tensors[name])
+            read = tensors[name]
+            mine.copy_(read[: len(mine)] if mine.dim() else read)  # earlier versions kept one more row, for padding
         self._send(0)
         self.table.behind = self.steps > 0
 

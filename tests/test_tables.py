@@ -6,6 +6,7 @@ import pytest
 import torch
 from reference import twins
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from scta_lite import RowAdamW, VocabTable, load, optim, tables, train
 from scta_lite.loop import optimizers
@@ -174,6 +175,53 @@ def test_no_operation_of_a_step_is_over_v(tiny):
                     each.step()
                     each.zero_grad()
         assert bool(watch.found) is expected, watch.found
+
+
+class Launches(TorchDispatchMode):
+    """The operations on tensors of the meta device that are work for a device: not views, and not empty memory.
+
+    Meta tensors have sizes and no numbers: whatever waits for a number raises, and what runs has sizes that depend on
+    no data.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        there = any(isinstance(x, torch.Tensor) and x.is_meta for x in tree_leaves((args, kwargs, out)))
+        name = function.overloadpacket.__name__
+        if there and not function.is_view and not name.startswith(("empty", "new_empty")):
+            self.found.append(name)
+        return out
+
+
+LAUNCHES = {  # tables, look-ups of each: launches of a step on a GPU
+    (1, 1): 24,  # there were 50 before there was this test
+    (2, 1): 46,  # 100: AdamW moves all tables of a group at once
+    (1, 2): 52,  # 106: merged
+}
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize(("sizes", "expected"), LAUNCHES.items())
+def test_the_launches_of_a_step_on_a_gpu(sizes, expected, clipped):
+    """Look-up, backward, step: what the host has to launch, which at small sizes is what a step takes."""
+    with torch.device("meta"):
+        made, ids = [VocabTable(50, 8) for _ in range(sizes[0])], torch.zeros(7, 3).long()
+    rows = RowAdamW(made, lr=0.1)
+    for _ in range(3):  # the first makes the moments
+        with Launches() as watch:
+            read = [table(ids) for table in made for _ in range(sizes[1])]
+        gradients = [torch.ones_like(each) for each in read]
+        with watch:
+            torch.autograd.backward(read, gradients)
+            if clipped:  # the clipping itself is not counted
+                rows.touched()
+            rows.step()
+            rows.zero_grad()
+    assert len(watch.found) == expected, watch.found
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "backbone"])
