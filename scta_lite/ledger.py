@@ -15,8 +15,8 @@ A and B depend on s alone, not on the row: each step adds a term to those of the
 older is final. The rates may change from step to step, by any scheduler. The host keeps the sums, and a step sends the
 few hundred that it changed: on the device a row costs the exponentials of five numbers and five operations on its
 vectors. The sums are exact for ε = 0; ε itself is met by its mean over the missed steps. Where |g| ≫ ε that is exact to
-first order. Where |g| ≪ ε, at the default betas and a constant rate, a row read once moves wrongly by 11% if that was at
-step 1, 1% at step 31, 0.013% at step 501; by a few times that with other betas, or rates that rise quickly.
+first order. Where |g| ≪ ε, at the default betas and a constant rate, a row read once moves wrongly by 11% if that was
+at step 1, 1% at step 31, 0.013% at step 501; by a few times that with other betas, or rates that rise quickly.
 
 Nothing here has V rows but the table, its moments, and two integers a row.
 """
@@ -31,7 +31,7 @@ from torch import Tensor
 from scta_lite.tables import Borrowed, VocabTable, merged
 
 _NOTHING = 1e-18  # of a sum, a share that no float64 shows
-_LOG_0 = -1e3  # the logarithm of what is 0 in every type
+_ZERO, _LOG_0 = 1e-300, -1e3  # for 0 where its logarithm is taken, and a logarithm of what is 0 in every type
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Ledger:
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
         self.seen = torch.empty_like(self.last)  # where `distinct` finds an id's first place
         self.step = stored.new_full((), steps, dtype=torch.float32)
-        self.sums = np.zeros((steps + 256, 3))  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
-        self.missed = stored.new_zeros(len(self.sums) + 1, 5, dtype=torch.float64)  # what `_send` makes of them
+        self.sums = np.zeros((3, steps + 256))  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
+        self.missed = stored.new_zeros(steps + 257, 5, dtype=torch.float64)  # what `_send` makes of them
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
-        self.log_betas = [math.log(beta) if beta > 0 else _LOG_0 for beta in (self.beta1, self.beta2)]
-        self.powers = np.zeros((0, 2))  # of r and of r/√β2: …, second, first
+        self.log_betas = np.array([math.log(beta) if beta > 0 else _LOG_0 for beta in (self.beta1, self.beta2)])
+        self.powers = np.zeros((2, 0))  # of r and of r/√β2: …, second, first
         self._send(0)
 
     @property
@@ -104,47 +104,45 @@ class Ledger:
         beta1, beta2 = self.betas
         self.steps = t = self.steps + 1
         kept = self.rounded(1 - lr * weight_decay)  # 1 - λ_t
-        log_kept = self.sums[t - 1, 2] + math.log(kept)
         self._reach(self.beta1 / (self.beta2 * kept))
-        if t == len(self.sums):
-            self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
+        if t == self.sums.shape[1]:
+            self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)], axis=1)
             self.missed = torch.cat([self.missed, torch.zeros_like(self.missed)])
-        start = max(0, t - len(self.powers))
-        recent = self.sums[start:t]  # of s = start … t-1
-        grown = np.exp(recent[:, 2:] - log_kept)  # 1 / P(s,t)
+        self.sums[2, t] = now = self.sums[2, t - 1] + math.log(kept)
+        n = min(t, self.powers.shape[1])
+        A, B, log_kept = self.sums[:, t - n : t]  # of s = t-n … t-1
         correction = math.sqrt(1 - beta2**t)
-        a = lr * correction / (1 - beta1**t)
-        recent[:, :2] += self.powers[start - t :] * grown * (a, eps * correction * a)
-        self.sums[t, 2] = log_kept
-        self._send(start)
+        grown = np.exp(log_kept - now) * (lr * correction / (1 - beta1**t))  # a(t) / P(s,t)
+        A += self.powers[0, -n:] * grown
+        B += self.powers[1, -n:] * grown * (eps * correction)
+        self._send(t - n)
 
     def _send(self, start: int) -> None:
-        """Sends what steps from `start` on are missing: five logarithms for each s, those of now to be taken from them.
+        """Sends what rows current after step `start` or a later one miss: five logarithms a step, less those of now.
 
         The exponentials of the differences are A, B/A, P(s,t), β1^(t-s) and β2^(t-s). Now stands after the last s.
         """
-        s = np.arange(start, self.steps + 1)
-        A, B, log_kept = self.sums[s].T
+        A, B, log_kept = self.sums[:, start : self.steps + 1]
+        A = np.maximum(A, _ZERO)
         tiny = torch.finfo(self.table.stored.dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
-        logs = np.empty((len(s) + 1, 5))
-        with np.errstate(divide="ignore"):
-            logs[:-1, 0] = np.log(A)
-            logs[:-1, 1] = np.log(B / np.maximum(A, tiny) + tiny)
+        logs = np.empty((len(A) + 1, 5))
+        logs[:-1, 0] = np.log(A)
+        logs[:-1, 1] = np.log(B / A + tiny)
         logs[:-1, 2] = -log_kept
-        logs[:-1, 3:] = -np.outer(s, self.log_betas)
+        logs[:-1, 3:] = -np.arange(start, self.steps + 1)[:, None] * self.log_betas
         logs[-1] = 0, 0, *logs[-2, 2:]
         self.missed[start : self.steps + 2].copy_(torch.from_numpy(logs), non_blocking=True)
 
     def _reach(self, ratio: float) -> None:
         """Makes the powers long enough for terms that shrink by the ratio a step: what is beyond them is nothing."""
         needed = 1 + int(math.log(_NOTHING) / math.log(ratio)) if ratio > 0 else 1
-        if needed > len(self.powers):
+        if needed > self.powers.shape[1]:
             r = self.beta1 / math.sqrt(self.beta2)
-            self.powers = np.array([r, r / math.sqrt(self.beta2)]) ** np.arange(needed, 0, -1)[:, None]  # (W, 2)
+            self.powers = np.array([[r], [r / math.sqrt(self.beta2)]]) ** np.arange(needed, 0, -1)  # (2, W)
 
     def tensors(self) -> dict[str, Tensor]:
         m, v = self.moments
-        sums = torch.from_numpy(self.sums[: self.steps + 1])
+        sums = torch.from_numpy(self.sums[:, : self.steps + 1]).T
         return {"stored": self.table.stored, "m": m, "v": v, "last": self.last, "step": self.step, "sums": sums}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
