@@ -102,7 +102,7 @@ def memory(spec: Spec) -> dict[str, int]:
     spec = _alike(spec)
     counts, used = parameters(spec), rows_used(spec)
     dense, logits, V = _dense(spec), _logits(spec), spec.vocab
-    on_rows = sum(V * (2 * dim + 1) for _, dim in used.values())  # two moments, and the step a row was last current
+    on_rows = sum(V * (2 * dim + 2) for _, dim in used.values())  # two moments, and two integers
     moments = sum(counts.values()) + 2 * dense + on_rows
     working = {
         "ce_chunked": dense + 3 * logits * CHUNK // max(CHUNK, spec.positions),

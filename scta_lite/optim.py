@@ -100,11 +100,13 @@ class RowAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moving = [(group, self._ledgers[stored]) for group in self.param_groups for stored in group["params"]]
-        moving = [(group, ledger) for group, ledger in moving if ledger.used or ledger.zeros]
-        settings = [_checked(group, ledger) for group, ledger in moving]  # before anything moves
-        for (_, ledger), values in zip(moving, settings, strict=True):
-            _move(ledger, *values)
+        moves = []
+        for group in self.param_groups:
+            ledgers = [self._ledgers[stored] for stored in group["params"]]
+            moving = [ledger for ledger in ledgers if ledger.used or ledger.zeros]
+            moves.append((moving, _checked(group, moving)))  # all settings before anything moves
+        for moving, settings in moves:
+            _move(moving, *settings)
         return loss
 
     def touched(self) -> list[Tensor]:
@@ -175,9 +177,10 @@ class RowAdamW(torch.optim.Optimizer):
         ledger = self._ledgers[table.stored]
         if not ledger.begun:
             self._begin(ledger)
-        once, places = distinct(ids.long(), pad=table.rows)
+        flat = ids.flatten().long()
+        once, places = distinct(flat, ledger.seen)
         with torch.no_grad():
-            _, w, m, v = ledger.current(once)
+            _, first, w, moments = ledger.current(once, places if once is flat else None)
         read, began = ledger.steps, ledger.began
 
         def use(w: Tensor) -> None:
@@ -188,13 +191,13 @@ class RowAdamW(torch.optim.Optimizer):
                 raise RuntimeError(
                     f"rows read after step {read}: expected their backward pass before step {ledger.steps}"
                 )
-            ledger.used[id(w)], ledger.had_gradient = Borrowed(once, w, m, v), True
+            ledger.used[id(w)], ledger.had_gradient = Borrowed(once, first, w, moments), True
             if len(ledger.used) > _LOOK_UPS:
                 ledger.rows()
 
         w.requires_grad_().register_post_accumulate_grad_hook(use)
         # `use` holds no w of its own: only the garbage collector would free such a cycle
-        return w.index_select(0, places.flatten()).view(*ids.shape, table.dim)
+        return w.index_select(0, places).view(*ids.shape, table.dim)
 
     def __del__(self):
         if getattr(self, "_ledgers", None) and not sys.is_finalizing():
@@ -232,31 +235,35 @@ class RowAdamW(torch.optim.Optimizer):
     def _begin(self, ledger: Ledger, found: dict | None = None, steps: int = 0) -> None:
         """Makes the moments, or takes those `found`, after so many steps; `state` shows them as AdamW's does."""
         ledger.begin(steps)
-        shown = {"step": ledger.step, "exp_avg": ledger.m[:-1], "exp_avg_sq": ledger.v[:-1]}
+        exp_avg, exp_avg_sq = ledger.moments
+        shown = {"step": ledger.step, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
         if found:
             for name, mine in shown.items():
                 mine.copy_(torch.as_tensor(found[name]))
         self.state[ledger.table.stored] = shown
 
 
-def _move(ledger: Ledger, lr: float, eps: float, weight_decay: float) -> None:
-    """One step of a table: torch's AdamW on the rows that have a gradient; the others are then behind."""
-    beta1, beta2 = ledger.betas
-    rows = ledger.rows() if ledger.used else None
-    if rows:
-        adamw([rows.w], [rows.w.grad], [rows.m], [rows.v], [], [ledger.step], fused=True, amsgrad=False, maximize=False,
+def _move(ledgers: list[Ledger], lr: float, eps: float, weight_decay: float) -> None:
+    """One step of a group's tables: torch's AdamW on the rows that have a gradient; the others are then behind."""
+    read = [(ledger, ledger.rows()) for ledger in ledgers if ledger.used]
+    if read:
+        beta1, beta2 = ledgers[0].betas
+        w, g, m, v, steps = zip(*((rows.w, rows.gradient(), *rows.moments, ledger.step) for ledger, rows in read),
+                                strict=True)  # fmt: skip
+        adamw(w, g, m, v, [], steps, fused=True, amsgrad=False, maximize=False,
               lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)  # fmt: skip
-    else:
-        ledger.step += 1  # as adamw does
-    ledger.count(lr, eps, weight_decay)
-    if rows:
+    for ledger in ledgers:
+        if not ledger.used:
+            ledger.step += 1  # as adamw does
+        ledger.count(lr, eps, weight_decay)
+        ledger.table.behind = True
+    for ledger, rows in read:
         ledger.give_back(rows)
-    ledger.used.clear()
-    ledger.table.behind = True
+        ledger.used.clear()
 
 
-def _checked(group: dict, ledger: Ledger | None = None) -> tuple[float, float, float]:
-    """The group's lr, eps and weight_decay, if AdamW can use them, and `ledger` with them and the group's betas."""
+def _checked(group: dict, ledgers: Iterable[Ledger] = ()) -> tuple[float, float, float]:
+    """The group's lr, eps and weight_decay, if AdamW can use them, and the ledgers with them and the group's betas."""
     for name in ("lr", "eps", "weight_decay"):
         if not 0 <= float(group[name]) < math.inf:
             raise ValueError(f"{name}={group[name]!r}: expected a finite number from 0 up")
@@ -268,7 +275,8 @@ def _checked(group: dict, ledger: Ledger | None = None) -> tuple[float, float, f
     if not (len(betas) == 2 and 0 <= betas[0] < _CLOSEST * betas[1] * (1 - lr * weight_decay) and betas[1] < 1):
         raise ValueError(f"betas={betas}: expected 0 ≤ β1 < {_CLOSEST} β2 (1 - λ) and β2 < 1, "
                          f"with λ = lr · weight_decay = {lr * weight_decay:g}")  # fmt: skip
-    if ledger and betas != ledger.betas:
-        raise ValueError(f"betas={betas}: expected {ledger.betas}, with which the table began; "
-                         "schedulers that cycle them need cycle_momentum=False")  # fmt: skip
+    for began_with in (ledger.betas for ledger in ledgers):
+        if betas != began_with:
+            raise ValueError(f"betas={betas}: expected {began_with}, with which the table began; "
+                             "schedulers that cycle them need cycle_momentum=False")  # fmt: skip
     return lr, eps, weight_decay

@@ -7,6 +7,7 @@ padding_idx, max_norm and scale_grad_by_freq.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -41,9 +42,7 @@ class VocabTable(nn.Module):
         checks.integer("rows", rows, 1)
         checks.integer("dim", dim, 1)
         self.rows, self.dim = rows, dim
-        self.register_buffer("stored", torch.zeros(rows + 1, dim), persistent=False)  # the last row is for padding
-        nn.init.normal_(self.stored[:rows])
-        self.stored[rows:].fill_(torch.nan)  # no look-up reads it but one of an id that is not there, on a GPU
+        self.register_buffer("stored", nn.init.normal_(torch.empty(rows, dim)), persistent=False)
         self.optimizer, self.behind = _nobody, False  # behind: some rows have missed steps
 
     @classmethod
@@ -71,7 +70,7 @@ class VocabTable(nn.Module):
     def weight(self) -> Tensor:
         if (optimizer := self.owner()) is not None:
             optimizer.flush()
-        return self.stored[: self.rows]
+        return self.stored.detach()
 
     def forward(self, ids: Tensor) -> Tensor:
         checks.dtype("ids", ids, (torch.int64, torch.int32))
@@ -116,52 +115,61 @@ class Borrowed(NamedTuple):
     """Rows as one look-up read them, all current."""
 
     ids: Tensor  # (U,)
+    first: Tensor | None  # (U,), where ids may repeat: of each its first place among them, whose gradient is the sum
     w: Tensor  # (U, dim), a leaf of autograd
-    m: Tensor  # (U, dim)
-    v: Tensor  # (U, dim)
+    moments: Tensor  # (2, U, dim)
+
+    def gradient(self) -> Tensor:
+        """(U, dim), the same for equal ids: so they move alike, and it does not matter which of them is kept."""
+        return self.w.grad if self.first is None else self.w.grad.index_select(0, self.first)
 
 
-def distinct(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """The ids once each, and where each of `ids` (…) is among them.
+def distinct(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows to read for ids (n,), and where each id is among them (n,); `seen`: (rows,) int32, of any values.
 
-    On a GPU how many there are would have to come to the host: there as many as ids are given, the rest `pad`.
+    On a GPU how many ids are distinct would have to come to the host: there all are read, equal ones at their first.
 
-    >>> distinct(torch.tensor([5, 3, 5]), pad=9)
+    >>> distinct(torch.tensor([5, 3, 5]), torch.empty(9, dtype=torch.int32))
     (tensor([3, 5]), tensor([1, 0, 1]))
     """
     if ids.device.type != "cpu":
-        return distinct_padded(ids, pad)
+        return distinct_unsorted(ids, seen)
     once, places = ids.unique(return_inverse=True)
-    if len(once) and not 0 <= once[0] <= once[-1] < pad:
-        raise IndexError(f"ids from {once[0]} to {once[-1]}: expected ids from 0 up and below {pad}")
+    if len(once) and not 0 <= once[0] <= once[-1] < len(seen):
+        raise IndexError(f"ids from {once[0]} to {once[-1]}: expected ids from 0 up and below {len(seen)}")
     return once, places
 
 
-def distinct_padded(ids: Tensor, pad: int) -> tuple[Tensor, Tensor]:
-    """The same for a GPU: (U,) with U the number of ids. Each stands where it first came, `pad` at every other place.
+def distinct_unsorted(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for a GPU: the ids themselves, and of each its first place; nothing is sorted, nothing depends on data.
 
-    >>> distinct_padded(torch.tensor([5, 3, 5]), pad=9)
-    (tensor([5, 3, 9]), tensor([0, 1, 0]))
+    >>> distinct_unsorted(torch.tensor([5, 3, 5]), torch.empty(9, dtype=torch.int32))
+    (tensor([5, 3, 5]), tensor([0, 1, 0], dtype=torch.int32))
     """
-    flat = ids.flatten()
-    order = torch.arange(len(flat), device=ids.device)
-    first = order.new_empty(pad + 1)  # of every id that there could be, but only those that are there are written
-    first.scatter_reduce_(0, flat, order, "amin", include_self=False)
-    places = first.index_select(0, flat)
-    return flat.masked_fill(places != order, pad), places.view(ids.shape)
+    seen.scatter_reduce_(0, ids, _order(len(ids), ids.device), "amin", include_self=False)
+    return ids, seen.index_select(0, ids)
 
 
 @torch.no_grad()
-def merged(used: list[Borrowed], pad: int) -> Borrowed:
-    """The rows of several look-ups, each row once, with the sum of its gradients; the look-ups' leaves lose theirs."""
-    ids, w, m, v = (torch.cat(parts) for parts in zip(*used, strict=True))
-    once, places = distinct(ids, pad)
-    rows = Borrowed(once, *(torch.empty_like(x[: len(once)]).index_copy_(0, places, x) for x in (w, m, v)))
+def merged(used: list[Borrowed], seen: Tensor) -> Borrowed:
+    """The rows of several look-ups as of one, with the sum of their gradients; the look-ups' leaves lose theirs."""
+    ids, _, w, moments = zip(*used, strict=True)
+    ids, w, moments = torch.cat(ids), torch.cat(w), torch.cat(moments, 1)
+    once, places = distinct(ids, seen)
+    U, at = len(once), places.long()
     # a row's copies are equal, so that it does not matter which one stays
-    rows.w.grad = torch.zeros_like(rows.w).index_add_(0, places, torch.cat([look_up.w.grad for look_up in used]))
+    rows = Borrowed(once, places if once is ids else None,
+                    w[:U].index_copy(0, at, w), moments[:, :U].index_copy(1, at, moments))  # fmt: skip
+    rows.w.grad = torch.zeros_like(rows.w).index_add_(0, at, torch.cat([look_up.w.grad for look_up in used]))
     for look_up in used:
         look_up.w.grad = None
     return rows
+
+
+@lru_cache(maxsize=8)
+def _order(n: int, device: torch.device) -> Tensor:
+    """0 … n-1, made once for the look-ups of a size."""
+    return torch.arange(n, dtype=torch.int32, device=device)
 
 
 def _nobody() -> None:

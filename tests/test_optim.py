@@ -547,6 +547,18 @@ def test_a_snapshot_goes_on_bit_by_bit():
     assert torch.equal(other.weight, table.weight)
 
 
+def test_a_snapshot_of_an_earlier_version_goes_on_too():
+    """Which had one more row in each table, for padding."""
+    (table, rows), _ = twins(30, 4)
+    a_few_steps(table, rows)
+    kept = {name: x.clone() for name, x in rows.snapshot().items()}
+    for name in ("0.stored", "0.m", "0.v", "0.last"):
+        kept[name] = torch.cat([kept[name], kept[name][:1]])
+    (other, its), _ = twins(30, 4)
+    its.restore(kept)
+    assert torch.equal(other.weight, table.weight)
+
+
 def test_a_state_of_other_sizes_is_refused():
     (table, rows), _ = twins(30, 4)
     a_few_steps(table, rows)

@@ -16,7 +16,7 @@ from scta_lite.losses import log_uniform, uniform, weighted
 from scta_lite.model import LanguageModel
 from scta_lite.runs.machine import finish
 from scta_lite.runs.spec import METHODS
-from scta_lite.tables import distinct_padded
+from scta_lite.tables import distinct_unsorted
 
 EXACT, SINGLE = 1e-10, 2e-4  # the most that float64 and float32 may be off
 WAITS = ("adaptive",)  # torch's clusters ask which of them are used
@@ -26,7 +26,7 @@ Found = Iterator[tuple[str, float, float]]
 def checks(device: torch.device) -> list[dict]:
     """Each check: its name, the error, the most allowed, and whether it is right."""
     found = []
-    for part in (losses, optimizer, samplers, padding, resuming, waiting):
+    for part in (losses, optimizer, samplers, places, resuming, waiting):
         try:
             found += [{"check": name, "error": error, "most": most, "right": error <= most}
                       for name, error, most in part(device)]  # fmt: skip
@@ -98,13 +98,12 @@ def samplers(device: torch.device) -> Found:
         )
 
 
-def padding(device: torch.device) -> Found:
-    """Every id stands once among the padded ones, and is found from each of its places."""
-    ids = torch.randint(40, (6, 20), device=device)
-    once, places = distinct_padded(ids, pad=40)
-    kept = once[once < 40]
-    wrong = int((once[places] != ids).sum()) + abs(len(kept) - len(ids.unique())) + len(kept) - len(kept.unique())
-    yield "padding of look-ups", wrong, 0
+def places(device: torch.device) -> Found:
+    """Of each id of a look-up its first place, whatever the scratch memory holds."""
+    ids = torch.randint(40, (120,), device=device)
+    rows, found = distinct_unsorted(ids, torch.randint(-9, 9, (40,), dtype=torch.int32, device=device))
+    first = [ids.tolist().index(i) for i in ids.tolist()]
+    yield "places of a look-up's ids", int((rows != ids).sum()) + int((found.cpu() != torch.tensor(first)).sum()), 0
 
 
 def resuming(device: torch.device) -> Found:
