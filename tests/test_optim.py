@@ -445,6 +445,10 @@ def test_bad_settings_of_a_step_move_nothing(changed, message):
     with pytest.raises(ValueError, match=message):
         rows.step()
     assert all(torch.equal(table.weight, weight) for table, weight in zip(tables, before, strict=True))
+    rows.zero_grad()
+    tables[0](torch.tensor([1])).sum().backward()
+    rows.step()  # of a group that does not move they are not asked
+    assert not torch.equal(tables[0].weight, before[0])
 
 
 def test_the_functional_adamw_is_public_and_adamws_step():
