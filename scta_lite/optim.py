@@ -103,8 +103,8 @@ class RowAdamW(torch.optim.Optimizer):
         moves = []
         for group in self.param_groups:
             ledgers = [self._ledgers[stored] for stored in group["params"]]
-            moving = [ledger for ledger in ledgers if ledger.used or ledger.zeros]
-            moves.append((moving, _checked(group, moving)))  # all settings before anything moves
+            if moving := [ledger for ledger in ledgers if ledger.used or ledger.zeros]:
+                moves.append((moving, _checked(group, moving)))  # all settings before anything moves
         for moving, settings in moves:
             _move(moving, *settings)
         return loss

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.adamw import adamw
 
-from scta_lite import RowAdamW, VocabTable, heads
+from scta_lite import RowAdamW, VocabTable, heads, optim, tables
 from scta_lite.loop import optimizers
 from scta_lite.losses import log_uniform, uniform
 from scta_lite.model import LanguageModel
@@ -269,6 +269,15 @@ def test_accumulated_gradients_are_dense_adamws():
     assert moved < 1e-12
 
 
+def test_on_the_way_of_a_gpu_too(monkeypatch):
+    """Where a step reads every id given, equal ones at their first place: clipped, merged and accumulated."""
+    for module in (optim, tables):
+        monkeypatch.setattr(module, "distinct", tables.distinct_unsorted)
+    loss, moved, _ = race(warm_then_cosine, clip=0.05, accumulate=3, steps=300)
+    assert loss < 1e-12
+    assert moved < 1e-12
+
+
 def test_a_schedule_with_the_usual_eps():
     assert race(warm_then_cosine, steps=300, eps=1e-8)[1] < 1e-4
 
@@ -436,6 +445,10 @@ def test_bad_settings_of_a_step_move_nothing(changed, message):
     with pytest.raises(ValueError, match=message):
         rows.step()
     assert all(torch.equal(table.weight, weight) for table, weight in zip(tables, before, strict=True))
+    rows.zero_grad()
+    tables[0](torch.tensor([1])).sum().backward()
+    rows.step()  # of a group that does not move they are not asked
+    assert not torch.equal(tables[0].weight, before[0])
 
 
 def test_the_functional_adamw_is_public_and_adamws_step():
