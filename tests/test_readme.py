@@ -218,5 +218,13 @@ def test_the_answer_holds_in_the_stored_runs():
     after_steps, after_seconds = quality.views(STUDY, 8_192)[-2:]
     assert after_steps.difference("SEMANTIC as published", "trigram").low > 0
     assert after_seconds.difference("SEMANTIC with prior", after_seconds.ce).noise  # about level
-    for slower in (after_seconds.ce, "SEMANTIC with prior"):
-        assert after_seconds.difference("adaptive softmax", slower).high < 0, slower
+    large = quality.views(STUDY, 50_000)[-1]
+    for view in (after_seconds, large):
+        for slower in (view.ce, "SEMANTIC with prior"):
+            assert view.difference("adaptive softmax", slower).high < 0, slower
+    assert large.difference("SEMANTIC with prior", large.ce).high < -1  # far ahead
+    nll = large.table.NLL
+    said = "adaptive {:.2f}, with prior {:.2f}, a trigram {:.2f}, CE {:.2f}, as published {:.2f}".format(
+        nll["adaptive softmax"], nll["SEMANTIC with prior"], large.trigram["full_vocab"]["nll"], nll[large.ce],
+        nll["SEMANTIC as published"])  # fmt: skip
+    assert f"seconds at V = 50,000: {said}." in " ".join(README.split())
