@@ -115,8 +115,14 @@ def memory(spec: Spec) -> dict[str, int]:
 
 def memory_bytes(spec: Spec, device: str = "cpu") -> int:
     """Bytes that the run needs at its peak, the process's own included; `device`: "cpu" or "cuda"."""
+    return peak_bytes(spec, device) + (PROCESS[device] if device == "cuda" else 0)
+
+
+def peak_bytes(spec: Spec, device: str = "cpu") -> int:
+    """Of these what `machine.peak_memory` measures: all of a process, and on a GPU what is allocated, without the
+    context."""
     holes = HOLES[device] * _states(spec) * spec.positions * spec.hidden * FLOAT
-    return sum(memory(spec).values()) + int(holes) + PROCESS[device]
+    return sum(memory(spec).values()) + int(holes) + (PROCESS[device] if device == "cpu" else 0)
 
 
 def fits(spec: Spec) -> tuple[bool, int, int]:

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from scta_lite import checks
 from scta_lite.heads import CEHead, LowRankCEHead, TokenHead
 from scta_lite.model import LanguageModel
+from scta_lite.runs import machine
 from scta_lite.text.vocabulary import Vocabulary
 
 _ROWS = 1 << 17  # vectors whose products are alive at a time
@@ -154,7 +155,7 @@ class Approximate:
         self.kind = kind
         lengths = vectors.square().sum(1)
         last = (lengths.max() - lengths).clamp_min(0).sqrt()
-        rows = torch.cat([vectors, last.unsqueeze(1)], dim=1).contiguous().numpy()
+        rows = torch.cat([vectors, last.unsqueeze(1)], dim=1).contiguous().numpy(force=True)
         self.index = faiss.index_factory(rows.shape[1], kind)
         self.index.train(rows)
         self.index.add(rows)
@@ -171,9 +172,9 @@ class Approximate:
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Scores (N, k), falling, and ids (N, k), of queries (N, F); an id of -1 stands where none was found."""
         stretch = (self.longest / queries.square().sum(1, keepdim=True).clamp_min(1e-12)).sqrt()
-        squares, ids = self.index.search(F.pad(stretch * queries, (0, 1)).numpy(), k)
-        # |s q - x|² = M² + M² - 2 s q·x
-        return (self.longest - torch.from_numpy(squares) / 2) / stretch, torch.from_numpy(ids)
+        squares, ids = self.index.search(F.pad(stretch * queries, (0, 1)).numpy(force=True), k)
+        squares, ids = (torch.from_numpy(x).to(queries.device) for x in (squares, ids))
+        return (self.longest - squares / 2) / stretch, ids  # |s q - x|² = M² + M² - 2 s q·x
 
     def nbytes(self) -> int:
         """Bytes of the index as it would be written to a file."""
@@ -216,7 +217,9 @@ def _one_by_one(index: Exact | Approximate, queries: Tensor, k: int) -> tuple[Te
     """Ids (N, k) found for queries (N, F), and the median microseconds of a search."""
     ids, times = [], []
     for q in queries.split(1):
+        machine.finish(queries.device)
         began = perf_counter()
         ids.append(index.search(q, k)[1])
+        machine.finish(queries.device)
         times.append(perf_counter() - began)
     return torch.cat(ids), 1e6 * float(np.median(times))

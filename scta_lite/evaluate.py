@@ -17,8 +17,8 @@ from scta_lite.losses import log_unigram
 from scta_lite.text import Examples
 
 HITS = (1, 5, 10)
-_SCORES = 1 << 26  # scores alive at a time: 0.27 GB in float32, and a few times that within one chunk
-_SCALED = 1 << 23  # the same where five arrays of float64 are made of them: 0.34 GB
+_SCORES = 1 << 25  # scores alive at a time: 0.13 GB in float32, and a few times that within one chunk, which is to fit
+_SCALED = 1 << 24  # where a step's gradients were; the same where five arrays are made of them: 0.34 GB
 
 
 @dataclass
@@ -154,11 +154,11 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
     for _ in range(40):
         slope = curvature = 0.0
         for scores, y in _pieces(_scored(model, ids), _SCALED // model.vocab):
-            scores = scores.double()
+            scores = scores.float()  # whose sums over V, then over positions, are in float64
             p = (scores * scale + offset).softmax(1)  # (chunk, V)
-            mean = (p * scores).sum(1)
+            mean = (p * scores).sum(1, dtype=torch.float64)
             slope += (mean - scores.gather(1, y[:, None])[:, 0]).sum().item()
-            curvature += ((p * scores.square()).sum(1) - mean.square()).sum().item()
+            curvature += ((p * scores.square()).sum(1, dtype=torch.float64) - mean.square()).sum().item()
         low, high = (low, scale) if slope > 0 else (scale, high)
         before, scale = scale, scale - slope / curvature if curvature > 0 else scale
         if not low <= scale <= high:

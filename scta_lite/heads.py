@@ -59,6 +59,7 @@ class ChunkedCEHead(CEHead):
     """The same, without ever holding (N, V) logits: torch's `linear_cross_entropy`, from 2.13 on, else our chunks."""
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        hidden = hidden.type_as(self.weight)  # as is the loss: in bfloat16 it would move in steps of 0.06
         if hasattr(F, "linear_cross_entropy"):
             options = nn.LinearCrossEntropyOptions(batch_chunk_size=CHUNK)
             return F.linear_cross_entropy(hidden, self.weight, target, linear_bias=self.log_u, options=options)

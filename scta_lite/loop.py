@@ -57,6 +57,8 @@ class Training:
             over_budget = spec.budget_s is not None and self.done >= 4 and seconds > spec.budget_s
             last = self.done == steps or over_budget or not finite
             if self.held and finite and self._look_due(seconds, last):
+                machine.finish(device)  # what the host has only queued is training too
+                seconds = clock.seconds()
                 with clock.paused():
                     self._look(seconds)
             if last:
@@ -105,7 +107,13 @@ class Training:
         found = json.loads(header["found"])
         self.done, self.validation = found["done"], found["validation"]
         self.clock.set(found["seconds"])
-        self.generator.set_state(tensors["generator"].cpu())
+        if len(tensors["generator"]) == len(self.generator.get_state()):
+            self.generator.set_state(tensors["generator"])
+        else:  # a GPU's for a CPU, or the other way round
+            self.generator.manual_seed(self.spec.seed + self.done)
+            warnings.warn(
+                f"{path.name} is of another kind of device: its negatives go on from a new seed", stacklevel=2
+            )
         for i, optimizer in enumerate(self.optimizers):
             start = f"optimizer{i}."
             restore(optimizer, {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)})

@@ -67,7 +67,7 @@ def train(
         found = {"status": "ok"} | training.run(progress, path, checkpoint_s)
         result = Result(
             spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=len(examples),
-            needed_memory_bytes=cost.memory_bytes(spec, device.type), free_memory_bytes=free,
+            needed_memory_bytes=cost.peak_bytes(spec, device.type), free_memory_bytes=free,
             machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
         )  # fmt: skip
         if result.validation and result.status == "ok":

@@ -208,6 +208,18 @@ def test_a_checkpoint_of_another_spec_is_refused(tiny, tmp_path):
         train(other, checkpoint=tmp_path)
 
 
+def test_a_checkpoint_of_another_kind_of_device_goes_on(tiny, tmp_path):
+    """A GPU's generator has another state: the negatives go on from a new seed, and that is told."""
+    with pytest.raises(Interrupted):
+        train(tiny(), progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+    (left,) = tmp_path.glob("*.checkpoint.safetensors")
+    tensors, header = weights.read(left)
+    weights.write(left, tensors | {"generator": torch.zeros(16, dtype=torch.uint8)}, header)
+    with pytest.warns(UserWarning, match="is of another kind of device: its negatives go on from a new seed"):
+        result = train(tiny(), checkpoint=tmp_path)
+    assert (result.status, result.steps_run) == ("ok", 12)
+
+
 def test_a_checkpoint_of_an_earlier_version_is_refused(tiny, tmp_path):
     """It would go on with fresh moments, since these had other names."""
     from safetensors import safe_open
