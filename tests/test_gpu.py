@@ -1,6 +1,7 @@
 """`make gpu`, at tiny sizes on the CPU: what it would do on a GPU, but for the GPU."""
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -62,6 +63,31 @@ def test_nothing_is_measured_where_something_is_wrong(tmp_path, monkeypatch, cap
     assert ended.value.code == 1
     assert ", 2 wrong" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["found"]
+
+
+def test_a_gpu_is_asked_by_processes_that_end():
+    """Each of them another one, so that none keeps the memory that it took."""
+    asked = [gpu.apart(torch.device("cuda"), os.getpid) for _ in range(2)]
+    assert len({*asked, os.getpid()}) == 3
+    assert gpu.apart(torch.device("cpu"), os.getpid) == os.getpid()
+
+
+def test_peers_are_given_what_they_take(monkeypatch):
+    """Cut Cross-Entropy asserts hidden states of 16 bits in its backward pass; what fails is told beside the others."""
+
+    def cut(h, w, y):
+        assert h.dtype == torch.bfloat16
+        return torch.nn.functional.cross_entropy(h.float() @ w.float().T, y)
+
+    def liger(h, w, y):
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setitem(sys.modules, "cut_cross_entropy", SimpleNamespace(linear_cross_entropy=cut))
+    functional = SimpleNamespace(liger_fused_linear_cross_entropy=liger)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
+    table = gpu.peers(torch.device("cpu"), (50,), repeats=3).set_index("loss")
+    assert table.reason.dropna().to_dict() == {"Liger": "RuntimeError: no GPU"}
+    assert table.ms.drop("Liger").notna().all()
 
 
 def test_a_gpu_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):

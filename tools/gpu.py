@@ -21,8 +21,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -59,7 +61,7 @@ class Campaign:
         self.until = perf_counter() + 60 * minutes
         self.step_ms: dict[tuple, float] = {}  # of (V, method, optimizer)
         self.begin_s, self.left_out = BEGIN_S, []
-        self.ceilings = machine.ceilings(device, repeats=3)
+        self.ceilings = apart(device, machine.ceilings, device, 3)
         self.vocabs = (300, 600) if tiny else PAPER.vocabs
 
     def spec(self, method: str, vocab: int, optimizer: str = "dense", zipf: bool = False, **changes: Any) -> Spec:
@@ -97,6 +99,15 @@ class Campaign:
         return pd.DataFrame(found)
 
 
+def apart(device: torch.device, work: Callable, *of: Any) -> Any:
+    """What `work` gives, made by a process that ends with it: here it would keep a GPU's context, and all memory it had
+    once taken, from the runs."""
+    if device.type == "cpu":
+        return work(*of)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *of).result()
+
+
 def parts(campaign: Campaign) -> Iterator[tuple[str, list[Spec]]]:
     """Each part's Specs; asked for when its turn comes, for the later ones depend on measured times."""
     spec, vocabs = campaign.spec, campaign.vocabs
@@ -132,11 +143,12 @@ def peers(device: torch.device, vocabs: tuple[int, ...], repeats: int = 20) -> p
     """Median milliseconds of a loss and its gradients over N = 1,008 positions, d = 256; null where it did not run."""
     kernels: dict[str, Callable] = {
         "torch": lambda h, w, y: F.cross_entropy(h @ w.T, y),
+        "torch in bfloat16": lambda h, w, y: F.cross_entropy((h.bfloat16() @ w.bfloat16().T).float(), y),
         "chunks": lambda h, w, y: cross_entropy(h, w, y, chunk=128),
     }
     if hasattr(F, "linear_cross_entropy"):
         kernels["torch's linear_cross_entropy"] = F.linear_cross_entropy
-    for name, load in (("Liger", _liger), ("Cut Cross-Entropy", _cut)):
+    for name, load in (("Liger", _liger), ("Cut Cross-Entropy in bfloat16", _cut)):
         try:
             kernels[name] = load()
         except ImportError as error:
@@ -175,9 +187,10 @@ def _liger() -> Callable:
 
 
 def _cut() -> Callable:
+    """Its backward pass takes hidden states of 16 bits alone."""
     from cut_cross_entropy import linear_cross_entropy
 
-    return linear_cross_entropy
+    return lambda h, w, y: linear_cross_entropy(h.bfloat16(), w.bfloat16(), y)
 
 
 def save_ids(folder: Path, most: int = 40_000) -> None:
@@ -239,7 +252,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     campaign = Campaign(out, asked.minutes, device, asked.corpus, asked.tiny)
-    found = checks(device)
+    found = apart(device, checks, device)
     about = {"device": machine.name(device), "host": machine.host(device), "checks": found}
     replace_file(out / "found" / "checks.json", json.dumps(about, indent=1).encode())
     wrong = [check for check in found if not check["right"]]
@@ -249,7 +262,7 @@ def main() -> None:
     for part, specs in parts(campaign):
         if part == "bench":  # the peers' turn
             small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
-            replace_file(out / "found" / "peers.csv", peers(device, small).to_csv(index=False).encode())
+            replace_file(out / "found" / "peers.csv", apart(device, peers, device, small).to_csv(index=False).encode())
         campaign.run(part, specs)
     report(campaign)
 
