@@ -75,7 +75,7 @@ def sweep(
     for line in said if progress else ():
         tqdm.write(printable(line))
     paths = {folder / f"{spec.run_id(fingerprints[spec])}.json": spec for spec in specs}
-    todo = {path: spec for path, spec in paths.items() if not (resume and _is_done(path))}
+    todo = {path: spec for path, spec in paths.items() if not (resume and is_done(path))}
     stop = threading.Event() if executor is None else None
     run = partial(run_process, folder=folder, resume=resume, force=force, stop=stop)
     pool = executor or ThreadPoolExecutor(max_workers=1)
@@ -117,7 +117,7 @@ def run_process(
     corpus, stop = text.load(spec.corpus, max_characters=spec.max_characters, progress=False), stop or threading.Event()
     path = folder / f"{spec.run_id(corpus.fingerprint)}.json"
     with alone(path, stop.is_set):
-        if not (stop.is_set() or (resume and _is_done(path))):
+        if not (stop.is_set() or (resume and is_done(path))):
             _run(spec, corpus, path, force, stop)
 
 
@@ -176,7 +176,7 @@ def _state(path: Path) -> tuple[int, int, float | None] | None:
     return None
 
 
-def _is_done(path: Path) -> bool:
+def is_done(path: Path) -> bool:
     """Whether the run's file is there and final. One that is no run's, or another's, gets another name."""
     try:
         return read(path)["status"] in FINAL

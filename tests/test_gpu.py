@@ -38,14 +38,29 @@ def test_everything_is_measured_once_and_reported(tmp_path, monkeypatch, capsys,
     assert "SEMANTIC with prior, rows" in table
     assert (tmp_path / "found" / "fig_time.png").is_file()
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
-    run(monkeypatch, tmp_path, 10)
+    run(monkeypatch, tmp_path, 0)  # what is there takes no time, and so is not left out
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
+    assert "bench: 48 of 48 runs are there" in capsys.readouterr().out
+    assert "left out" not in (tmp_path / "found" / "table.txt").read_text()
 
 
 def test_what_no_longer_fits_is_left_out_and_named(tmp_path, monkeypatch, here):
     run(monkeypatch, tmp_path, 0)
     assert "paper 1/4: semantic dense, V = 300: left out" in (tmp_path / "found" / "table.txt").read_text()
     assert not list(tmp_path.rglob("*-300-*.json"))
+
+
+def test_what_was_measured_is_reported_whatever_is_missing(tmp_path):
+    """Runs without numbers, as where none fits; and a text of before in the same folder, whose runs are others."""
+    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
+    skipped = {"machine": "small", "status": "skipped", "reason": "needs 20 GB", "fingerprint": "0", "seconds": None,
+               "energy_joules": None, "peak_memory_bytes": None}  # fmt: skip
+    for part, method in (("paper", "ce"), ("rows", "ce_chunked")):
+        campaign.found = {part: [skipped | {"method": method, "optimizer": "dense", "vocab": V} for V in (300, 600)]}
+        (tmp_path / "paper").mkdir(exist_ok=True)
+        (tmp_path / "paper" / "ce-300-00000000.json").write_text("of another text")
+        gpu.report(campaign)
+        assert "skipped" in (tmp_path / "found" / "table.txt").read_text()
 
 
 def test_nothing_is_measured_where_something_is_wrong(tmp_path, monkeypatch, capsys):

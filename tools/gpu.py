@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,6 +40,7 @@ from scta_lite import PAPER, Spec, cost, cross_entropy, figures, published_runs,
 from scta_lite.files import ROOT, replace_file, writable
 from scta_lite.runs import machine
 from scta_lite.runs.table import ratios
+from scta_lite.sweep import is_done
 
 BENCH = [("ce", "dense"), ("ce_chunked", "dense"), ("adaptive", "rows"), ("semantic", "dense"), ("semantic", "rows"),
          ("semantic_prior", "rows"), ("sampled_softmax", "rows"), ("backbone", "dense")]  # fmt: skip
@@ -61,6 +63,8 @@ class Campaign:
         self.until = perf_counter() + 60 * minutes
         self.step_ms: dict[tuple, float] = {}  # of (V, method, optimizer)
         self.begin_s, self.left_out = BEGIN_S, []
+        self.found: dict[str, list[dict]] = {}  # of each part the runs that are there
+        self.fingerprint = cache(lambda corpus: text.load(corpus, progress=False).fingerprint)
         self.ceilings = apart(device, machine.ceilings, device, 3)
         self.vocabs = (300, 600) if tiny else PAPER.vocabs
 
@@ -75,28 +79,31 @@ class Campaign:
         step = step if step is not None else 2e3 * cost.floor(spec, self.ceilings).sum()
         return self.begin_s + step * (spec.steps or spec.steps_total) / 1e3
 
-    def run(self, part: str, specs: list[Spec]) -> pd.DataFrame:
-        """Those of the runs that the minutes are enough for, one after the other."""
+    def run(self, part: str, specs: list[Spec]) -> None:
+        """Those of the runs that were done before, or that the minutes are enough for, one after the other."""
         found = []
         for n, spec in enumerate(specs):
-            left, needed = self.until - perf_counter(), self.seconds(spec)
+            there = is_done(self.out / part / f"{spec.run_id(self.fingerprint(spec.corpus))}.json")
+            left, needed = self.until - perf_counter(), 0 if there else self.seconds(spec)
             about = f"{part} {n + 1}/{len(specs)}: {spec.method} {spec.optimizer}, V = {figures.short(spec.vocab)}"
-            if needed > left:
+            if not there and needed > left:
                 self.left_out.append(f"{about}: left out, it needs about {needed:.0f} s of {max(left, 0):.0f} s")
                 continue
-            print(f"{about}, about {needed:.0f} s of {left:.0f} s that are left", flush=True)
+            told = "was done before" if there else f"about {needed:.0f} s of {left:.0f} s that are left"
+            print(f"{about}, {told}", flush=True)
             began = perf_counter()
             (run,) = sweep([spec], self.out / part, progress=False).to_dict("records")
             found.append(run)
             if run["status"] == "ok":
                 key = spec.vocab, spec.method, spec.optimizer
                 self.step_ms[key] = min(run["step_ms"], self.step_ms.get(key, np.inf))
-                if (took := perf_counter() - began) > 2:  # else it was there
-                    self.begin_s = 0.5 * self.begin_s + 0.5 * max(1.0, took - run["step_ms"] * run["steps_run"] / 1e3)
+                if not there:
+                    took = perf_counter() - began - run["step_ms"] * run["steps_run"] / 1e3
+                    self.begin_s = 0.5 * self.begin_s + 0.5 * max(1.0, took)
             else:
                 print(f"  {run['status']}: {run['reason']}")
         print(f"{part}: {len(found)} of {len(specs)} runs are there")
-        return pd.DataFrame(found)
+        self.found.setdefault(part, []).extend(found)
 
 
 def apart(device: torch.device, work: Callable, *of: Any) -> Any:
@@ -204,17 +211,15 @@ def save_ids(folder: Path, most: int = 40_000) -> None:
 
 
 def report(campaign: Campaign) -> None:
-    """The tables and figures of what is there, into the folder and onto the screen."""
-    out = campaign.out
-    said = []
-    if (out / "bench").is_dir() and list((out / "bench").glob("*.json")):
-        bench = ratios(pd.DataFrame([json.loads(p.read_text()) for p in (out / "bench").glob("*.json")]))
+    """The tables and figures of this campaign's runs, into the folder and onto the screen; not of an earlier text's."""
+    out, said = campaign.out, []
+    if bench := campaign.found.get("bench"):
+        bench = ratios(pd.DataFrame(bench))
         columns = ["vocab", "method", "optimizer", "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
         said.append(
             bench.sort_values(["vocab", "step_ms"])[columns].to_string(index=False, float_format="{:.3f}".format)
         )
-    trained = [json.loads(p.read_text()) for part in ("paper", "rows", "prior") for p in (out / part).glob("*.json")]
-    if trained:
+    if trained := [run for part in ("paper", "rows", "prior") for run in campaign.found.get(part, ())]:
         runs = pd.DataFrame(trained)
         ce = runs[(runs.method == "ce") & (runs.optimizer == "dense")].set_index("vocab").seconds
         runs["speedup"] = runs.vocab.map(ce) / runs.seconds
@@ -223,8 +228,9 @@ def report(campaign: Campaign) -> None:
         said.append(figures.results_table(both).to_string(index=False))
         energy = runs[["vocab", "method", "optimizer", "seconds", "energy_joules", "peak_memory_bytes", "status"]]
         said.append(energy.sort_values(["vocab", "method"]).to_string(index=False))
-        for name, draw in (("throughput", figures.throughput), ("time", figures.training_time)):
-            dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
+        dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
+        drawn = (("throughput", figures.throughput), ("time", figures.training_time))
+        for name, draw in drawn if dense.seconds.notna().any() else ():
             figures.save(draw(dense), out / "found" / f"fig_{name}")
     if (out / "found" / "peers.csv").is_file():
         said.append(pd.read_csv(out / "found" / "peers.csv").to_string(index=False))
