@@ -80,6 +80,25 @@ def test_nothing_is_measured_where_something_is_wrong(tmp_path, monkeypatch, cap
     assert [path.name for path in tmp_path.iterdir()] == ["found"]
 
 
+def test_what_the_runs_do_not_need_is_told_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    def wrong(device):
+        yield "states", 1.0, 1e-6
+
+    monkeypatch.setattr(gpu_checks, "precision", wrong)
+    run(monkeypatch, tmp_path, 0)
+    assert "1 wrong: [{'check': 'states'" in capsys.readouterr().out
+    assert (tmp_path / "found" / "table.txt").is_file()
+
+
+@pytest.mark.parametrize(("made", "driver", "right"), [(True, True, False), (True, False, True), (False, True, True)])
+def test_a_context_made_by_asking_for_memory_is_told(monkeypatch, made, driver, right):
+    monkeypatch.setattr(gpu_checks.machine, "pynvml", object() if driver else None)
+    monkeypatch.setattr(gpu_checks.machine, "free_memory", lambda on: 0)
+    monkeypatch.setattr(torch._C, "_cuda_hasPrimaryContext", lambda index: made, raising=False)
+    ((_, found, most),) = gpu_checks.context(torch.device("cuda"))
+    assert (found <= most) is right
+
+
 def test_a_gpu_is_asked_by_processes_that_end():
     """Each of them another one, so that none keeps the memory that it took."""
     asked = [gpu.apart(torch.device("cuda"), os.getpid) for _ in range(2)]

@@ -1,7 +1,7 @@
 """The paper's headline, measured on your GPU by one command: `make gpu`, 25 minutes; `make gpu MINUTES=60` has more.
 
 checks   small cases against float64 on the CPU, and that no step waits for the GPU (`gpu_checks.py`); if one is wrong
-         nothing is measured
+         that the runs need, nothing is measured
 paper    the paper's own six trainings: CE and SEMANTIC, dense, two whole epochs
 rows     SEMANTIC on rows, and CE that never holds its logits, as long
 prior    SEMANTIC with a prior, as long; how good all that came before is on held-out text, each run says
@@ -263,7 +263,7 @@ def main() -> None:
     replace_file(out / "found" / "checks.json", json.dumps(about, indent=1).encode())
     wrong = [check for check in found if not check["right"]]
     print(f"{len(found)} checks, {len(wrong)} wrong: {wrong}")
-    if wrong:
+    if any(check["needed"] for check in wrong):
         sys.exit(1)
     for part, specs in parts(campaign):
         if part == "bench":  # the peers' turn

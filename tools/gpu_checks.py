@@ -4,17 +4,21 @@ Each check gives its largest error and the most that is allowed. On the CPU they
 """
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from scta_lite import RowAdamW, Spec, VocabTable, cross_entropy, semantic_loss, text, train
+from scta_lite.decode import Approximate, Exact
 from scta_lite.loop import Training, _batches
 from scta_lite.losses import log_uniform, uniform, weighted
 from scta_lite.model import LanguageModel
-from scta_lite.runs.machine import finish
+from scta_lite.runs import machine
 from scta_lite.runs.spec import METHODS
 from scta_lite.tables import distinct_unsorted
 
@@ -24,16 +28,25 @@ Found = Iterator[tuple[str, float, float]]
 
 
 def checks(device: torch.device) -> list[dict]:
-    """Each check: its name, the error, the most allowed, and whether it is right."""
+    """Each check: its name, the error, the most allowed, whether it is right, and whether it is `needed` to measure."""
     found = []
-    for part in (losses, optimizer, samplers, places, resuming, waiting):
+    parts = (context, losses, optimizer, samplers, places, resuming, precision, moving, searching, waiting)
+    for part in parts:
+        needed = part not in (context, precision, moving, searching)  # of which no run of ours makes use
         try:
-            found += [{"check": name, "error": error, "most": most, "right": error <= most}
+            found += [{"check": name, "error": error, "most": most, "right": error <= most, "needed": needed}
                       for name, error, most in part(device)]  # fmt: skip
         except Exception as error:  # a check that cannot be made is not right
             found.append({"check": f"{part.__name__}: {type(error).__name__}: {error}"[:300], "error": None,
-                          "most": None, "right": False})  # fmt: skip
+                          "most": None, "right": False, "needed": needed})  # fmt: skip
     return found
+
+
+def context(device: torch.device) -> Found:
+    """Whether this process has a context on the GPU once it has asked for free memory; the sweep's would keep it."""
+    machine.free_memory(device)
+    made = device.type == "cuda" and torch._C._cuda_hasPrimaryContext(device.index or 0)
+    yield "contexts made by asking for memory (without nvidia-ml-py: 1)", int(made), int(machine.pynvml is None)
 
 
 def losses(device: torch.device) -> Found:
@@ -122,15 +135,51 @@ def resuming(device: torch.device) -> Found:
     yield "loss after a checkpoint", float(abs(again.final_loss - whole.final_loss)), 1e-5
 
 
+def moving(device: torch.device) -> Found:
+    """A checkpoint of this device goes on on the CPU, with the same weights."""
+    for kind in ("dense", "rows"):
+        spec = _small("semantic", device, optimizer=kind, steps=12)
+        there, here = (_training(spec, on) for on in (device, torch.device("cpu")))
+        batches = _batches(spec, there.examples, device, 0)
+        for _ in range(5):
+            there._step(batches)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the negatives go on from a new seed
+            there.save(Path(folder, "state"))
+            here.resume(Path(folder, "state"))
+        of_both = (list(each.model.state_dict().values()) for each in (there, here))
+        apart = _apart(*([w.cpu() for w in weights] for weights in of_both))
+        yield f"weights of a checkpoint on the CPU, {kind}", apart, 1e-6
+
+
+def precision(device: torch.device) -> Found:
+    """Under autocast the GRU stays in float32; on a GPU torch would take float16, on a CPU nothing else."""
+    model = _training(_small("ce", device), device).model
+    ids = torch.arange(32, device=device).view(4, 8)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = model(ids)
+    yield "states of the GRU under autocast", _apart([found.float()], [model(ids)]), 1e-6
+
+
+def searching(device: torch.device) -> Found:
+    """The exact search, and faiss's where it is installed, find on this device what they find on the CPU."""
+    generator = torch.Generator().manual_seed(5)
+    vectors, queries = (torch.randn(n, 8, generator=generator) for n in (200, 20))
+    wanted = (queries.double() @ vectors.double().T).argmax(1)
+    for kind in (Exact, partial(Approximate, kind="IVF1,Flat")):
+        with suppress(ImportError):  # faiss
+            ids = kind(vectors.to(device)).search(queries.to(device), 1)[1]
+            name = "faiss's" if isinstance(kind, partial) else "the exact"
+            yield f"best tokens that {name} search does not find", int((ids[:, 0].cpu() != wanted).sum()), 0
+
+
 def waiting(device: torch.device) -> Found:
     """Ten steps of every method in which nothing waits for the GPU; torch raises where something does."""
     for method in METHODS:
         for kind in ("dense", "rows")[: 1 if method == "backbone" else 2]:
             spec = _small(method, device, optimizer=kind, steps=20, clip=1.0)
-            examples = text.load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
-            torch.manual_seed(0)
-            training = Training(spec, LanguageModel(spec, examples.counts).to(device), examples)
-            batches, waits = _batches(spec, examples, device, 0), 0
+            training = _training(spec, device)
+            batches, waits = _batches(spec, training.examples, device, 0), 0
             for step in range(13):
                 if step == 3 and device.type == "cuda":  # what is made once is there
                     torch.cuda.set_sync_debug_mode("error")
@@ -144,8 +193,14 @@ def waiting(device: torch.device) -> Found:
                 finally:
                     if device.type == "cuda" and (waits or step == 12):
                         torch.cuda.set_sync_debug_mode("default")
-            finish(device)
+            machine.finish(device)
             yield f"{method} on {kind}: waits", waits, int(method in WAITS)
+
+
+def _training(spec: Spec, device: torch.device) -> Training:
+    examples = text.load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
+    torch.manual_seed(0)
+    return Training(spec, LanguageModel(spec, examples.counts).to(device), examples)
 
 
 def _small(method: str, device: torch.device, **changes) -> Spec:
