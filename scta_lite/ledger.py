@@ -34,7 +34,7 @@ _NOTHING = 1e-18  # of a sum, a share that no float64 shows
 _ZERO, _LOG_0 = 1e-300, -1e3  # for 0 where its logarithm is taken, and a logarithm of what is 0 in every type
 
 
-@dataclass
+@dataclass(eq=False)
 class Ledger:
     """What RowAdamW keeps of one table; `begin` makes its tensors, on the table's device, when they are first used."""
 
@@ -54,7 +54,7 @@ class Ledger:
         self.seen = torch.empty_like(self.last)  # where `distinct` finds an id's first place
         self.step = stored.new_full((), steps, dtype=torch.float32)
         self.sums = np.zeros((3, steps + 256))  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
-        self.missed = stored.new_zeros(steps + 257, 5, dtype=torch.float64)  # what `_send` makes of them
+        self.missed = stored.new_zeros(steps + 257, 5, dtype=torch.float64)  # what `_send` makes of them; first, of now
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
         self.log_betas = np.array([math.log(beta) if beta > 0 else _LOG_0 for beta in (self.beta1, self.beta2)])
@@ -84,20 +84,30 @@ class Ledger:
 
     def current(self, ids: Tensor, first: Tensor | None = None) -> Borrowed:
         """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
-        stored, now = self.table.stored, self.missed[self.steps + 1]
+        stored, (now, missed) = self.table.stored, self.missed.split([1, len(self.missed) - 1])
         w, moments = stored.index_select(0, ids), self.moments.index_select(1, ids)  # (U, dim), (2, U, dim)
         m, v = moments
-        missed = self.missed.index_select(0, self.last.index_select(0, ids))  # (U, 5)
+        missed = missed.index_select(0, self.last.index_select(0, ids))  # (U, 5)
         missed = torch.exp(missed.sub_(now), out=stored.new_empty(missed.shape))
         root = v.sqrt().add_(missed[:, 1:2])
         w.addcmul_(torch.div(m, root, out=root), missed[:, 0:1], value=-1).mul_(missed[:, 2:3])
         return Borrowed(ids, first, w, moments.mul_(missed[:, 3:].T.unsqueeze(2)))
 
     def give_back(self, rows: Borrowed) -> None:
-        """Writes the rows, current after the last step, into the table and its moments."""
+        """Writes the rows into the table and its moments; `stamp` says that they are current."""
         _wide(self.table.stored).index_copy_(0, rows.ids, _wide(rows.w))
         _wide(self.moments).index_copy_(1, rows.ids, _wide(rows.moments))
-        self.last.index_fill_(0, rows.ids, self.steps)
+
+    def stamp(self, ids: Tensor) -> None:
+        """Writes down that these rows, (U,), are current after the last step."""
+        self.last.index_fill_(0, ids, self.steps)
+
+    def reserve(self, steps: int) -> None:
+        """Makes the memory for so many steps in all, so that none of it moves before."""
+        if steps + 1 > self.sums.shape[1]:
+            more = steps + 1 - self.sums.shape[1]
+            self.sums = np.concatenate([self.sums, np.zeros((3, more))], axis=1)
+            self.missed = torch.cat([self.missed, self.missed.new_zeros(more, 5)])
 
     def count(self, lr: float, eps: float, weight_decay: float) -> None:
         """Adds the step that was just done to the sums of those before it."""
@@ -106,8 +116,7 @@ class Ledger:
         kept = self.rounded(1 - lr * weight_decay)  # 1 - λ_t
         self._reach(self.beta1 / (self.beta2 * kept))
         if t == self.sums.shape[1]:
-            self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)], axis=1)
-            self.missed = torch.cat([self.missed, torch.zeros_like(self.missed)])
+            self.reserve(2 * t)
         self.sums[2, t] = now = self.sums[2, t - 1] + math.log(kept)
         n = min(t, self.powers.shape[1])
         A, B, log_kept = self.sums[:, t - n : t]  # of s = t-n … t-1
@@ -120,18 +129,21 @@ class Ledger:
     def _send(self, start: int) -> None:
         """Sends what rows current after step `start` or a later one miss: five logarithms a step, less those of now.
 
-        The exponentials of the differences are A, B/A, P(s,t), β1^(t-s) and β2^(t-s). Now stands after the last s.
+        The exponentials of the differences are A, B/A, P(s,t), β1^(t-s) and β2^(t-s). Now stands before the first s,
+        where a CUDA graph finds it at every step.
         """
         A, B, log_kept = self.sums[:, start : self.steps + 1]
         A = np.maximum(A, _ZERO)
         tiny = torch.finfo(self.table.stored.dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
         logs = np.empty((len(A) + 1, 5))
-        logs[:-1, 0] = np.log(A)
-        logs[:-1, 1] = np.log(B / A + tiny)
-        logs[:-1, 2] = -log_kept
-        logs[:-1, 3:] = -np.arange(start, self.steps + 1)[:, None] * self.log_betas
-        logs[-1] = 0, 0, *logs[-2, 2:]
-        self.missed[start : self.steps + 2].copy_(torch.from_numpy(logs), non_blocking=True)
+        logs[1:, 0] = np.log(A)
+        logs[1:, 1] = np.log(B / A + tiny)
+        logs[1:, 2] = -log_kept
+        logs[1:, 3:] = -np.arange(start, self.steps + 1)[:, None] * self.log_betas
+        logs[0] = 0, 0, *logs[-1, 2:]
+        sent = torch.from_numpy(logs)
+        self.missed[:1].copy_(sent[:1], non_blocking=True)
+        self.missed[start + 1 : self.steps + 2].copy_(sent[1:], non_blocking=True)
 
     def _reach(self, ratio: float) -> None:
         """Makes the powers long enough for terms that shrink by the ratio a step: what is beyond them is nothing."""

@@ -9,7 +9,8 @@ rounded otherwise than in a training that was not interrupted.
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,12 +24,13 @@ from scta_lite.optim import RowAdamW
 from scta_lite.runs import machine, weights
 from scta_lite.runs.result import loss_summary
 from scta_lite.runs.spec import Spec
-from scta_lite.runs.timing import Clock, Progress, StepTimer, Ticker
+from scta_lite.runs.timing import GRAPH, Clock, Progress, StepTimer, Ticker
 from scta_lite.tables import VocabTable
 from scta_lite.text import Examples
 
 FORMAT = "2"  # of a checkpoint: what it holds, under which names
 READ = 256  # steps whose examples are read from the disk at a time
+WARM = 4  # steps done before one is captured, in which libraries choose their kernels and take their memory
 
 
 class Training:
@@ -41,6 +43,7 @@ class Training:
         self.generator = torch.Generator(self.device).manual_seed(spec.seed)
         self.losses = torch.zeros(spec.steps or spec.steps_total, device=self.device)
         self.done, self.validation = 0, []
+        self.graph = None  # of a step, once one was captured; it reads `captured`, and leaves its loss in `found`
         self.timer, self.clock = StepTimer(self.device), Clock(self.device)
 
     def run(self, progress: Progress | None = None, checkpoint: Path | None = None, every_s: float = 600) -> dict:
@@ -131,31 +134,61 @@ class Training:
 
     def _step(self, batches: Iterator[Tensor]) -> None:
         """One step, its phases marked; its loss stays on the device."""
-        timer, device = self.timer, self.device
+        timer = self.timer
         timer.start()
         examples = next(batches)  # (B, T)
         timer.mark("data")
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-            loss = self.model.loss(examples, self.generator)
-        timer.mark("forward")
-        loss.backward()
-        timer.mark("backward")
         self._set_rates()
+        if self.spec.capture and len(timer.steps) > WARM:
+            loss = self._replayed(examples)
+            timer.mark(GRAPH)
+        else:
+            loss = self._work(examples, timer.mark)
+        self.losses[self.done] = loss
+        self.done += 1
+
+    def _work(self, examples: Tensor, mark: Callable[[str], None]) -> Tensor:
+        """What the device does in a step, of examples (B, T); the loss."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
+            loss = self.model.loss(examples, self.generator)
+        mark("forward")
+        loss.backward()
+        mark("backward")
         if self.spec.clip:
             rows = [row for optimizer in self.optimizers[1:] for row in optimizer.touched()]
             torch.nn.utils.clip_grad_norm_([*self.model.parameters(), *rows], self.spec.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        timer.mark("optimizer")
-        self.losses[self.done] = loss.detach()
-        self.done += 1
+        mark("optimizer")
+        return loss.detach()
+
+    def _replayed(self, examples: Tensor) -> Tensor:
+        """The same as one CUDA graph, captured at the first call: the host launches it at once."""
+        tables = next((each for each in self.optimizers if isinstance(each, RowAdamW)), None)
+        if self.graph is None:
+            self.graph, self.captured = torch.cuda.CUDAGraph(), examples.clone()
+            self.graph.register_generator_state(self.generator)
+            with tables.capturing(len(self.losses)) if tables else nullcontext(), torch.cuda.graph(self.graph):
+                self.found = self._work(self.captured, lambda phase: None)
+        self.captured.copy_(examples)
+        if tables:
+            tables.replay(self.graph.replay)
+        else:
+            self.graph.replay()
+        return self.found
 
     def _set_rates(self) -> None:
         """The learning rates of the step that is being done, by the Spec's schedule."""
         rate = self.spec.rate(self.done + 1)
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate * group.setdefault("initial_lr", group["lr"])
+            if "initial_lr" not in group:
+                group["initial_lr"] = float(group["lr"])
+            lr = rate * group["initial_lr"]
+            if isinstance(group["lr"], Tensor):  # which a graph reads
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def _look(self, seconds: float) -> None:
         """Quality on the validation half; without the memory for it the training goes on, and looks no more."""
@@ -186,7 +219,10 @@ def optimizers(spec: Spec, model: LanguageModel) -> list[torch.optim.Optimizer]:
     sparse = [module.weight for module in model.modules() if getattr(module, "sparse", False)]
     others = [p for p in model.parameters() if all(p is not weight for weight in sparse)]
     plain, large = ([p for p in others if (id(p) in per_token) is wanted] for wanted in (False, True))
-    dense = torch.optim.AdamW([{"params": plain}, {"params": large, **of_tables}], **settings, fused=True)
+    groups = [{"params": plain, "lr": settings["lr"]}, {"params": large, "lr": of_tables["lr"]}]
+    if spec.capture:  # a graph reads its rates on the device
+        groups = [group | {"lr": torch.tensor(group["lr"], device=model.device)} for group in groups]
+    dense = torch.optim.AdamW(groups, **settings, fused=True, capturable=spec.capture)
     if tables := [module for module in model.modules() if isinstance(module, VocabTable)]:
         return [dense, RowAdamW(tables, **of_tables)]
     if sparse:

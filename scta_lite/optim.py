@@ -8,7 +8,8 @@ maximize, gradient scaling, and averages of weights (`swa_utils`), which look fo
 import math
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -45,6 +46,8 @@ class RowAdamW(torch.optim.Optimizer):
     >>> scheduler.step()
     >>> optimizer.zero_grad()
     """
+
+    _held = _replayed = None  # as a graph is captured, and as it holds them: of each group its rate, and what moves
 
     def __init__(
         self,
@@ -104,10 +107,48 @@ class RowAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             ledgers = [self._ledgers[stored] for stored in group["params"]]
             if moving := [ledger for ledger in ledgers if ledger.used or ledger.zeros]:
-                moves.append((moving, _checked(group, moving)))  # all settings before anything moves
-        for moving, settings in moves:
-            _move(moving, *settings)
+                moves.append((group, moving, _checked(group, moving)))  # all settings before anything moves
+        for group, moving, (lr, eps, weight_decay) in moves:
+            if self._held is None:
+                _count(_move(moving, lr, eps, weight_decay), lr, eps, weight_decay)
+            else:  # what a graph holds reads its rate on the device
+                rate = self._held_rates[len(self._held)]
+                self._held.append((group, rate, _move(moving, rate, eps, weight_decay)))
         return loss
+
+    @contextmanager
+    def capturing(self, steps: int) -> Iterator[None]:
+        """Inside, a `torch.cuda.graph` is captured: its step is written down and not counted.
+
+        Then `replay` does it, until `steps` steps were done in all. The rate may change from step to step; the look-ups
+        have the sizes that they had here, and no state may be loaded.
+        """
+        for ledger in self._ledgers.values():
+            if not ledger.begun:
+                self._begin(ledger)
+            ledger.reserve(steps)
+        device = next(iter(self._ledgers)).device
+        self._held_rates = [torch.zeros((), device=device) for _ in self.param_groups]
+        self._held, self._most = [], steps
+        self._began = [ledger.began for ledger in self._ledgers.values()]
+        try:
+            yield
+        finally:
+            self._replayed, self._held = self._held, None
+
+    @torch.no_grad()
+    def replay(self, graph: Callable[[], None]) -> None:
+        """The step that was captured, done by the graph's `replay` with the settings that the groups have now."""
+        if self._began != [ledger.began for ledger in self._ledgers.values()]:
+            raise RuntimeError("replay after load_state_dict, restore, or a new RowAdamW: expected a new capture")
+        moves = [(rate, moved, _checked(group, moved)) for group, rate, moved in self._replayed]
+        for rate, moved, (lr, _, _) in moves:
+            if any(ledger.steps >= self._most for ledger in moved):
+                raise RuntimeError(f"steps={self._most}: as many were done; expected a graph captured for more")
+            rate.fill_(lr)
+        graph()
+        for _, moved, settings in moves:
+            _count(moved, *settings)
 
     def touched(self) -> list[Tensor]:
         """For each table with a gradient the rows that the next step moves, (U, dim), `.grad` their gradient.
@@ -125,6 +166,7 @@ class RowAdamW(torch.optim.Optimizer):
             if table.behind:
                 for ids in torch.arange(table.rows, device=table.stored.device).split(_FLUSHED):
                     ledger.give_back(ledger.current(ids))
+                    ledger.stamp(ids)
                 table.behind = False
 
     def state_dict(self) -> dict:
@@ -243,8 +285,11 @@ class RowAdamW(torch.optim.Optimizer):
         self.state[ledger.table.stored] = shown
 
 
-def _move(ledgers: list[Ledger], lr: float, eps: float, weight_decay: float) -> None:
-    """One step of a group's tables: torch's AdamW on the rows that have a gradient; the others are then behind."""
+def _move(ledgers: list[Ledger], lr: float | Tensor, eps: float, weight_decay: float) -> dict[Ledger, Tensor | None]:
+    """One step of a group's tables, as the device does it: torch's AdamW on the rows that have a gradient.
+
+    For each table the ids of its rows that moved, or None.
+    """
     read = [(ledger, ledger.rows()) for ledger in ledgers if ledger.used]
     if read:
         beta1, beta2 = ledgers[0].betas
@@ -255,11 +300,19 @@ def _move(ledgers: list[Ledger], lr: float, eps: float, weight_decay: float) -> 
     for ledger in ledgers:
         if not ledger.used:
             ledger.step += 1  # as adamw does
-        ledger.count(lr, eps, weight_decay)
-        ledger.table.behind = True
     for ledger, rows in read:
         ledger.give_back(rows)
         ledger.used.clear()
+    return dict.fromkeys(ledgers) | {ledger: rows.ids for ledger, rows in read}
+
+
+def _count(moved: dict[Ledger, Tensor | None], lr: float, eps: float, weight_decay: float) -> None:
+    """What the host keeps of a step that was done: the rows that did not move are behind now."""
+    for ledger, ids in moved.items():
+        ledger.count(lr, eps, weight_decay)
+        ledger.table.behind = True
+        if ids is not None:
+            ledger.stamp(ids)
 
 
 def _checked(group: dict, ledgers: Iterable[Ledger] = ()) -> tuple[float, float, float]:

@@ -46,6 +46,8 @@ def train(
     if not isinstance(spec, Spec):
         raise ValueError(f"spec={spec!r}: expected a Spec")
     device = machine.device(spec.device)
+    if spec.capture and device.type != "cuda":
+        raise ValueError(f"capture=True: expected False with device={spec.device!r}, which is no GPU here")
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None

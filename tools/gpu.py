@@ -3,12 +3,13 @@
 checks   small cases against float64 on the CPU, and that no step waits for the GPU (`gpu_checks.py`); if one is wrong
          that the runs need, nothing is measured
 paper    the paper's own six trainings: CE and SEMANTIC, dense, two whole epochs
-rows     SEMANTIC on rows, and CE that never holds its logits, as long
-prior    SEMANTIC with a prior, as long; how good all that came before is on held-out text, each run says
+rows     SEMANTIC on rows, as long, and the same with each step as one CUDA graph
+bench    step times of every method at every V, in three rounds, each in a process of its own
 peers    the loss and its gradients alone: CE by torch, in chunks, and by Liger Kernel and Cut Cross-Entropy where they
          are installed (`pip install -e '.[peers]'`), beside the paper's loss
-bench    step times of every method at every V, in three rounds, each in a process of its own
 large    SEMANTIC on rows with 2, 5 and 10 million tokens, of random ids
+prior    SEMANTIC with a prior, and CE that never holds its logits, as long as the paper's; how good all that is on
+         held-out text, each run says
 quality  an epoch of all the text at V = 200,000 and 1M: CE in chunks, and SEMANTIC with a prior at equal steps and at
          equal seconds
 
@@ -42,8 +43,12 @@ from scta_lite.runs import machine
 from scta_lite.runs.table import ratios
 from scta_lite.sweep import is_done
 
-BENCH = [("ce", "dense"), ("ce_chunked", "dense"), ("adaptive", "rows"), ("semantic", "dense"), ("semantic", "rows"),
-         ("semantic_prior", "rows"), ("sampled_softmax", "rows"), ("backbone", "dense")]  # fmt: skip
+BENCH = [  # method, optimizer, whether a step is a CUDA graph
+    ("ce", "dense", False), ("semantic", "dense", False), ("semantic", "rows", False), ("semantic", "rows", True),
+    ("ce", "dense", True), ("semantic", "dense", True), ("semantic_prior", "rows", False),
+    ("semantic_prior", "rows", True), ("ce_chunked", "dense", False), ("adaptive", "rows", False),
+    ("backbone", "dense", False), ("backbone", "dense", True),
+]  # fmt: skip
 ROUNDS, STEPS = 3, 60
 LARGE = (2_000_000, 5_000_000, 10_000_000)
 BEGIN_S = 20  # seconds that a run's process takes before its first step, until one has told
@@ -67,6 +72,7 @@ class Campaign:
         self.fingerprint = cache(lambda corpus: text.load(corpus, progress=False).fingerprint)
         self.ceilings = apart(device, machine.ceilings, device, 3)
         self.vocabs = (300, 600) if tiny else PAPER.vocabs
+        self.captures = False  # whether a step as a CUDA graph was found right
 
     def spec(self, method: str, vocab: int, optimizer: str = "dense", zipf: bool = False, **changes: Any) -> Spec:
         corpus = "zipf" if zipf or self.tiny else self.corpus.format(vocab=vocab)
@@ -75,7 +81,7 @@ class Campaign:
 
     def seconds(self, spec: Spec) -> float:
         """What the run takes, by the step times so far; where none is known, by twice the floor that `cost` gives."""
-        step = self.step_ms.get((spec.vocab, spec.method, spec.optimizer))
+        step = self.step_ms.get(_kind(spec))
         step = step if step is not None else 2e3 * cost.floor(spec, self.ceilings).sum()
         return self.begin_s + step * (spec.steps or spec.steps_total) / 1e3
 
@@ -85,7 +91,8 @@ class Campaign:
         for n, spec in enumerate(specs):
             there = is_done(self.out / part / f"{spec.run_id(self.fingerprint(spec.corpus))}.json")
             left, needed = self.until - perf_counter(), 0 if there else self.seconds(spec)
-            about = f"{part} {n + 1}/{len(specs)}: {spec.method} {spec.optimizer}, V = {figures.short(spec.vocab)}"
+            about = f"{part} {n + 1}/{len(specs)}: {spec.method} {spec.optimizer}{', captured' * spec.capture}, "
+            about += f"V = {figures.short(spec.vocab)}"
             if not there and needed > left:
                 self.left_out.append(f"{about}: left out, it needs about {needed:.0f} s of {max(left, 0):.0f} s")
                 continue
@@ -95,8 +102,7 @@ class Campaign:
             (run,) = sweep([spec], self.out / part, progress=False).to_dict("records")
             found.append(run)
             if run["status"] == "ok":
-                key = spec.vocab, spec.method, spec.optimizer
-                self.step_ms[key] = min(run["step_ms"], self.step_ms.get(key, np.inf))
+                self.step_ms[_kind(spec)] = min(run["step_ms"], self.step_ms.get(_kind(spec), np.inf))
                 if not there:
                     took = perf_counter() - began - run["step_ms"] * run["steps_run"] / 1e3
                     self.begin_s = 0.5 * self.begin_s + 0.5 * max(1.0, took)
@@ -104,6 +110,11 @@ class Campaign:
                 print(f"  {run['status']}: {run['reason']}")
         print(f"{part}: {len(found)} of {len(specs)} runs are there")
         self.found.setdefault(part, []).extend(found)
+
+
+def _kind(spec: Spec) -> tuple:
+    """Runs of which one tells how long a step of the other takes."""
+    return spec.vocab, spec.method, spec.optimizer, spec.capture
 
 
 def apart(device: torch.device, work: Callable, *of: Any) -> Any:
@@ -115,18 +126,32 @@ def apart(device: torch.device, work: Callable, *of: Any) -> Any:
         return pool.submit(work, *of).result()
 
 
+def examined(campaign: Campaign) -> list[dict]:
+    """What the checks found, now or before, of the same code on the same machine."""
+    device, path = campaign.device, campaign.out / "found" / "checks.json"
+    about = {"device": machine.name(device), "host": machine.host(device)}
+    before = json.loads(path.read_bytes()) if path.is_file() else {}
+    if about.items() <= before.items():
+        return before["checks"]
+    found = apart(device, checks, device)
+    replace_file(path, json.dumps(about | {"checks": found}, indent=1).encode())
+    return found
+
+
 def parts(campaign: Campaign) -> Iterator[tuple[str, list[Spec]]]:
     """Each part's Specs; asked for when its turn comes, for the later ones depend on measured times."""
-    spec, vocabs = campaign.spec, campaign.vocabs
+    spec, vocabs, captures = campaign.spec, campaign.vocabs, (False, True)[: 1 + campaign.captures]
     steps = 6 if campaign.tiny else STEPS
     judged = {"evaluate": True}
     yield "paper", [spec(m, V, **judged) for V, m in product(vocabs, ("semantic", "ce"))]
-    yield "rows", [spec(m, V, o, **judged) for V in vocabs for m, o in (("semantic", "rows"), ("ce_chunked", "dense"))]
-    yield "prior", [spec("semantic_prior", V, **judged, **TUNED["semantic_prior"]) for V in vocabs]
-    yield "bench", [spec(m, V, o, steps=steps, seed=seed)
-                    for seed in range(ROUNDS) for V in vocabs for m, o in BENCH]  # fmt: skip
+    yield "rows", [spec("semantic", V, "rows", capture=c, **judged) for V, c in product(vocabs, captures)]
+    yield "bench", [spec(m, V, o, steps=steps, seed=seed, capture=c) for seed in range(ROUNDS)
+                    for V in reversed(vocabs) for m, o, c in BENCH if c in captures]  # fmt: skip
     large = (1_000, 2_000) if campaign.tiny else (vocabs[0], vocabs[-1], *LARGE)
-    yield "large", [spec("semantic", V, "rows", zipf=True, steps=steps) for V in large]
+    yield "large", [spec("semantic", V, "rows", zipf=True, steps=steps, capture=c) for V in large for c in captures]
+    prior = {**TUNED["semantic_prior"], "capture": captures[-1]}
+    yield "prior", [each for V in vocabs for each in (spec("semantic_prior", V, **judged, **prior),
+                                                      spec("ce_chunked", V, **judged))]  # fmt: skip
     for V in vocabs[1:]:
         yield "quality", list(quality(campaign, V))
 
@@ -138,7 +163,8 @@ def quality(campaign: Campaign, vocab: int) -> Iterator[Spec]:
     ce = replace(ce, examples=min(available, 200_000), epochs=1, schedule="cosine")
     ce = replace(ce, warmup=ce.steps_total // 20)
     prior = replace(ce, method="semantic_prior", **TUNED["semantic_prior"], sampler=None, shared=None, init_std=None)
-    ours, theirs = (campaign.step_ms.get((vocab, s.method, s.optimizer)) for s in (prior, ce))
+    prior = replace(prior, capture=campaign.captures)
+    ours, theirs = (campaign.step_ms.get(_kind(s)) for s in (prior, ce))
     yield from (prior, ce)
     if ours and theirs and theirs > ours:
         longer = replace(prior, epochs=-(-int(theirs / ours * 10) // 10) + 1)
@@ -215,7 +241,8 @@ def report(campaign: Campaign) -> None:
     out, said = campaign.out, []
     if bench := campaign.found.get("bench"):
         bench = ratios(pd.DataFrame(bench))
-        columns = ["vocab", "method", "optimizer", "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
+        bench["capture"] = bench.get("capture", False)
+        columns = ["vocab", "method", "optimizer", "capture", "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
         said.append(
             bench.sort_values(["vocab", "step_ms"])[columns].to_string(index=False, float_format="{:.3f}".format)
         )
@@ -226,7 +253,19 @@ def report(campaign: Campaign) -> None:
         published = published_runs()
         both = pd.concat([runs, published.assign(machine=published.machine + " (published)", optimizer="dense")])
         said.append(figures.results_table(both).to_string(index=False))
-        energy = runs[["vocab", "method", "optimizer", "seconds", "energy_joules", "peak_memory_bytes", "status"]]
+        energy = runs[
+            [
+                "vocab",
+                "method",
+                "optimizer",
+                "capture",
+                "step_ms",
+                "seconds",
+                "energy_joules",
+                "peak_memory_bytes",
+                "status",
+            ]
+        ]
         said.append(energy.sort_values(["vocab", "method"]).to_string(index=False))
         dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
         drawn = (("throughput", figures.throughput), ("time", figures.training_time))
@@ -258,18 +297,19 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     campaign = Campaign(out, asked.minutes, device, asked.corpus, asked.tiny)
-    found = apart(device, checks, device)
-    about = {"device": machine.name(device), "host": machine.host(device), "checks": found}
-    replace_file(out / "found" / "checks.json", json.dumps(about, indent=1).encode())
+    found = examined(campaign)
     wrong = [check for check in found if not check["right"]]
     print(f"{len(found)} checks, {len(wrong)} wrong: {wrong}")
     if any(check["needed"] for check in wrong):
         sys.exit(1)
+    campaign.captures = device.type == "cuda" and all(c["right"] for c in found if c["check"].startswith("captured"))
     for part, specs in parts(campaign):
-        if part == "bench":  # the peers' turn
-            small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
-            replace_file(out / "found" / "peers.csv", apart(device, peers, device, small).to_csv(index=False).encode())
         campaign.run(part, specs)
+        if part == "rows":  # the peers' turn
+            small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
+            path = out / "found" / "peers.csv"
+            if not path.is_file():
+                replace_file(path, apart(device, peers, device, small).to_csv(index=False).encode())
     report(campaign)
 
 

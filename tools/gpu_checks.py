@@ -30,9 +30,10 @@ Found = Iterator[tuple[str, float, float]]
 def checks(device: torch.device) -> list[dict]:
     """Each check: its name, the error, the most allowed, whether it is right, and whether it is `needed` to measure."""
     found = []
-    parts = (context, losses, optimizer, samplers, places, resuming, precision, moving, searching, waiting)
+    parts = (context, losses, optimizer, samplers, places, resuming, precision, moving, searching, waiting,
+             captured)  # fmt: skip
     for part in parts:
-        needed = part not in (context, precision, moving, searching)  # of which no run of ours makes use
+        needed = part not in (context, precision, moving, searching, captured)  # of which no run of ours makes use
         try:
             found += [{"check": name, "error": error, "most": most, "right": error <= most, "needed": needed}
                       for name, error, most in part(device)]  # fmt: skip
@@ -195,6 +196,24 @@ def waiting(device: torch.device) -> Found:
                         torch.cuda.set_sync_debug_mode("default")
             machine.finish(device)
             yield f"{method} on {kind}: waits", waits, int(method in WAITS)
+
+
+def captured(device: torch.device) -> Found:
+    """A step as one CUDA graph trains what a step does, with a rate that changes, clipping, and fresh negatives."""
+    if device.type != "cuda":
+        return
+    for method in METHODS:
+        for kind in ("dense", "rows")[: 1 if method == "backbone" else 2]:
+            if method in WAITS:
+                continue
+            settings = {"optimizer": kind, "steps": 40, "epochs": 2, "clip": 0.5, "schedule": "cosine", "warmup": 8}
+            made = []
+            for capture in (False, True):
+                spec = _small(method, device, capture=capture, **settings)
+                training = _training(spec, device)
+                training.run()
+                made.append([training.losses.cpu(), *(w.cpu() for w in training.model.state_dict().values())])
+            yield f"captured {method} on {kind}: losses and weights", _apart(*made), 1e-3
 
 
 def _training(spec: Spec, device: torch.device) -> Training:

@@ -97,6 +97,11 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
         "a schedule of linear or cosine with it",
     ),
     ("betas", lambda s: s.optimizer == "rows" and s.betas[0] >= s.betas[1], "β1 < β2 with optimizer='rows'"),
+    (
+        "capture",
+        lambda s: s.capture and (s.method == "adaptive" or s.optimizer == "sparse"),
+        "False with method={0.method!r}, optimizer={0.optimizer!r}, whose work depends on the data",
+    ),
     ("clip", lambda s: s.clip and s.optimizer == "sparse", "None with optimizer='sparse', which torch cannot clip"),
     (
         "method",
@@ -242,6 +247,7 @@ class Spec:
     precision: str = _one_of(
         ("float32", "tf32", "bfloat16"), "of matrix products; bfloat16 is autocast, but for the GRU", "float32"
     )
+    capture: bool = _one_of((True, False), "do the steps on a GPU as one CUDA graph, captured once", False)
     threads: int | None = _integer(1, "of the CPU; by default torch's choice", None, MOST_THREADS)
     eval_examples: int = _integer(1, "held-out examples that evaluate reads, at most", 256)
 

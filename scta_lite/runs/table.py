@@ -39,7 +39,7 @@ def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
 
     Null without such a run; the median where there are several.
     """
-    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense")]
+    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense") & ~_captured(runs)]
     return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
 
 
@@ -63,12 +63,17 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     """
     keys = ["vocab", "method", "optimizer"]
     of_one = runs.groupby(keys)
-    keys += [name for name in ("fingerprint", *SHAPE) if name in runs and (of_one[name].nunique() > 1).any()]
+    keys += [name for name in ("capture", "fingerprint", *SHAPE) if name in runs and (of_one[name].nunique() > 1).any()]
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
-    reference = runs[(runs.method == method) & (runs.optimizer == optimizer)]
+    reference = runs[(runs.method == method) & (runs.optimizer == optimizer) & ~_captured(runs)]
     of_round = same_work(runs, reference, "step_ms", "seed")
     groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False, dropna=False)
     columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
                for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
     return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
+
+
+def _captured(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run's steps were one CUDA graph."""
+    return runs.get("capture", pd.Series(False, runs.index)).astype(bool)

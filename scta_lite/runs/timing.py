@@ -18,10 +18,11 @@ from scta_lite.runs.machine import finish
 Progress = Callable[[int, int, float | None], None]  # step, steps, loss
 _SHOW_EVERY = 1.0  # seconds
 PHASES = ("data", "forward", "backward", "optimizer")
+GRAPH = "graph"  # what comes after the data as one CUDA graph, in which no mark can be taken
 
 
 class StepTimer:
-    """`start()` opens a step; `mark(phase)` closes each of its phases in turn.
+    """`start()` opens a step; `mark(phase)` closes each of its phases in turn, or "data", then all others as "graph".
 
     >>> timer = StepTimer(torch.device("cpu"))
     >>> for _ in range(20):
@@ -42,19 +43,24 @@ class StepTimer:
 
     def mark(self, phase: str) -> None:
         """Closes a phase of the open step; phases come in the order of PHASES."""
-        assert phase == PHASES[len(self.steps[-1]) - 1], phase
+        done = len(self.steps[-1]) - 1
+        assert phase == PHASES[done] or (phase, done) == (GRAPH, 1), phase
         self.steps[-1].append(self._now())
 
     def summary(self) -> dict:
         """Milliseconds: the median step, its quartiles, and the median of each phase, after the warm-up.
 
         The warm-up is the first third of the steps, at least 1 and at most 10: allocators and caches settle slowly.
+        Where the last steps were a CUDA graph's, those alone count, and a phase inside it is None.
         """
         finish(self.device)
-        warm = min(10, max(1, len(self.steps) // 3), len(self.steps) - 1)
-        ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in self.steps[warm:]])
+        steps = [step for step in self.steps if len(step) == len(self.steps[-1])]
+        warm = min(10, max(1, len(steps) // 3), len(steps) - 1)
+        ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in steps[warm:]])
         q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
-        phases = {f"{phase}_ms": float(np.median(ms[:, i])) for i, phase in enumerate(PHASES)}
+        known = PHASES if ms.shape[1] == len(PHASES) else PHASES[:1]
+        phases = {f"{phase}_ms": float(np.median(ms[:, i])) if phase in known else None
+                  for i, phase in enumerate(PHASES)}  # fmt: skip
         return {"steps_measured": len(ms), "step_ms": median, "step_ms_q1": q1, "step_ms_q3": q3, **phases}
 
     def _now(self) -> torch.cuda.Event | float:
