@@ -253,20 +253,8 @@ def report(campaign: Campaign) -> None:
         published = published_runs()
         both = pd.concat([runs, published.assign(machine=published.machine + " (published)", optimizer="dense")])
         said.append(figures.results_table(both).to_string(index=False))
-        energy = runs[
-            [
-                "vocab",
-                "method",
-                "optimizer",
-                "capture",
-                "step_ms",
-                "seconds",
-                "energy_joules",
-                "peak_memory_bytes",
-                "status",
-            ]
-        ]
-        said.append(energy.sort_values(["vocab", "method"]).to_string(index=False))
+        shown = ["vocab", "method", "optimizer", "capture", "step_ms", "seconds", "energy_joules", "peak_memory_bytes"]
+        said.append(runs.reindex(columns=shown).sort_values(["vocab", "method"]).to_string(index=False))
         dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
         drawn = (("throughput", figures.throughput), ("time", figures.training_time))
         for name, draw in drawn if dense.seconds.notna().any() else ():
