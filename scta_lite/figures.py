@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from scta_lite.paper import PAPER
 from scta_lite.runs.spec import SAMPLED
+from scta_lite.runs.table import captured
 
 STYLE = Path(__file__).with_name("scta.mplstyle")
 METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marker, line
@@ -36,6 +37,7 @@ METHODS = {  # label, colour (Okabe and Ito's, safe for the colour-blind), marke
     ("sampled_softmax", "rows"): ("sampled softmax, rows", "#B8A600", "h", "-."),
     ("backbone", "dense"): ("backbone alone", "#555555", "X", ":"),
 }
+CAPTURED = ", captured"  # behind the optimizer of a run whose steps were each one CUDA graph
 RUN = ["machine", "method", "optimizer", "vocab"]  # what a point of a figure is one of
 COLUMNS = {"machine", "method", "vocab", "status"}
 
@@ -43,13 +45,18 @@ COLUMNS = {"machine", "method", "vocab", "status"}
 def style(method: str, optimizer: str = "dense") -> dict[str, str]:
     """The label, color, marker and linestyle of a method with its optimizer, the same in every figure.
 
+    Where each step was one CUDA graph, as in "rows, captured", the line is dotted.
+
     >>> style("semantic", "rows")["label"]
     'SEMANTIC, rows'
     """
     alike = [look for (name, _), look in METHODS.items() if name == method]
     if not alike:
         raise ValueError(f"method={method!r}: expected one of {', '.join(dict.fromkeys(m for m, _ in METHODS))}")
-    look = METHODS.get((method, optimizer), (f"{alike[0][0].removesuffix(', rows')}, {optimizer}", *alike[0][1:]))
+    kind = optimizer.removesuffix(CAPTURED)
+    look = METHODS.get((method, kind), (f"{alike[0][0].removesuffix(', rows')}, {kind}", *alike[0][1:]))
+    if kind != optimizer:
+        look = (look[0] + CAPTURED, *look[1:3], ":")
     return dict(zip(("label", "color", "marker", "linestyle"), look, strict=True))
 
 
@@ -236,10 +243,12 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 
 def _with_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with an optimizer each: a published one, of which nothing is known, counts as dense."""
-    if "optimizer" not in runs:
-        return runs.assign(optimizer="dense")
-    return runs.assign(optimizer=runs.optimizer.fillna("dense"))
+    """The runs with an optimizer each, which says too whether steps were captured: what sets times of a method apart.
+
+    A published one, of which nothing is known, counts as dense.
+    """
+    kind = runs.get("optimizer", pd.Series(None, runs.index, dtype=object)).fillna("dense")
+    return runs.assign(optimizer=kind.where(~captured(runs), kind + CAPTURED))
 
 
 def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class Training:
     def run(self, progress: Progress | None = None, checkpoint: Path | None = None, every_s: float = 600) -> dict:
         """The steps that are left, with a checkpoint every `every_s` seconds; the Result's fields that they measure."""
         spec, clock, device, steps = self.spec, self.clock, self.device, len(self.losses)
-        show, energy, saved = Ticker(progress, steps, device), machine.energy_joules(device), clock.seconds()
+        show, saved = Ticker(progress, steps, device), clock.seconds()
         batches = _batches(spec, self.examples, device, self.done)
         for _ in range(self.done, steps):
             self._step(batches)
@@ -78,11 +78,10 @@ class Training:
             if isinstance(optimizer, RowAdamW):
                 optimizer.flush()
         machine.finish(device)  # what brings the rows up to date is of the training too
-        now = machine.energy_joules(device)
-        whole = not self.validation and len(self.timer.steps) == self.done  # looks take energy, and a resumed run has
-        used = now - energy if whole and None not in (now, energy) else None  # only its last part
+        whole = len(self.timer.steps) == self.done  # of a resumed run only the last part's energy is known
+        joules = clock.joules() if whole else None
         losses = self.losses[: self.done].tolist()
-        found = {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": used,
+        found = {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": joules,
                  **loss_summary(losses, spec), "validation": self.validation}  # fmt: skip
         return found | failure(losses, steps)
 

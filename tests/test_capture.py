@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from scta_lite import optim, tables
+from scta_lite import RowAdamW, VocabTable, optim, tables, train
+from scta_lite.evaluate import HeldOut
 from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
 from scta_lite.runs.spec import METHODS
@@ -77,23 +78,82 @@ def trained(spec, capture):
     examples = load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
     torch.manual_seed(0)
     vars(spec)["capture"] = capture  # that there is no GPU here is what `train` says
-    training = Training(spec, LanguageModel(spec, examples.counts), examples)
+    held = HeldOut.split(examples, 4) if spec.eval_every else None
+    training = Training(spec, LanguageModel(spec, examples.counts), examples, held)
     found = training.run()
     return training, found
 
 
-@pytest.mark.parametrize("kind", ["dense", "rows"])
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "adaptive"])
-def test_a_captured_step_trains_what_a_step_does(tiny, graphs, method, kind):
-    """With a schedule, clipping, and more steps than the ledger makes memory for at first."""
-    if method == "backbone" and kind == "rows":
-        pytest.skip("the backbone alone has no rows")
-    settings = {"optimizer": kind, "clip": 0.5, "steps": 300, "schedule": "cosine", "warmup": 8, "epochs": 60}
-    plain, captured = (trained(tiny(method, **settings), capture) for capture in (False, True))
-    assert captured[0].graph.operations
-    torch.testing.assert_close(captured[0].losses, plain[0].losses, rtol=1e-4, atol=1e-4)
+def captured_and_not(tiny, method, **settings):
+    """Losses of the training as it is and as a graph, which are alike, and so are the weights."""
+    plain, other = (trained(tiny(method, **settings), capture) for capture in (False, True))
+    assert plain[0].graph is None
+    assert other[0].graph.operations
+    torch.testing.assert_close(other[0].losses, plain[0].losses, rtol=1e-4, atol=1e-4)
     for name, wanted in plain[0].model.state_dict().items():
-        torch.testing.assert_close(captured[0].model.state_dict()[name], wanted, rtol=1e-3, atol=1e-4, msg=name)
-    assert captured[1]["forward_ms"] is None
-    assert captured[1]["step_ms"] > 0
-    assert captured[1]["steps_run"] == 300
+        torch.testing.assert_close(other[0].model.state_dict()[name], wanted, rtol=1e-3, atol=1e-4, msg=name)
+    return plain, other
+
+
+@pytest.mark.parametrize("kind", ["dense", "rows"])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("adaptive", "backbone")])
+def test_a_captured_step_trains_what_a_step_does(tiny, graphs, method, kind):
+    """With a rate that changes, and clipping."""
+    settings = {"optimizer": kind, "clip": 0.5, "steps": 40, "schedule": "cosine", "warmup": 8, "epochs": 10}
+    _, (_, found) = captured_and_not(tiny, method, **settings)
+    assert found["steps_run"] == 40
+    assert found["step_ms"] > 0
+    assert found["forward_ms"] is None
+
+
+@pytest.mark.parametrize("settings", [
+    {"method": "semantic", "optimizer": "rows", "steps": 300, "epochs": 60},  # the ledger needs more memory
+    {"method": "semantic", "optimizer": "rows", "eval_every": 5, "evaluate": True},  # all rows are brought up to date
+    {"method": "backbone"},
+    {"method": "semantic", "backbone": "transformer", "heads": 2},
+    {"method": "semantic_prior", "optimizer": "rows", "precision": "bfloat16"},
+])  # fmt: skip
+def test_what_a_captured_training_meets(tiny, graphs, settings):
+    captured_and_not(tiny, **settings)
+
+
+def test_a_gpu_is_needed(tiny):
+    with pytest.raises(ValueError, match="capture=True: expected False with device='cpu'"):
+        train(tiny(capture=True, device="cpu"))
+
+
+@pytest.mark.parametrize("settings", [{"method": "adaptive", "hidden": 16}, {"optimizer": "sparse"}])
+def test_what_depends_on_data_is_not_captured(tiny, settings):
+    with pytest.raises(ValueError, match="capture=True: expected False with method="):
+        tiny(capture=True, **settings)
+
+
+def rows_captured(steps):
+    """A table's step as a graph that was captured for so many steps, after one that was done as it came."""
+    table, graph, ids = VocabTable(9, 2), Graph(), torch.tensor([1, 2, 1])
+    optimizer = RowAdamW([table], lr=0.1)
+
+    def step():
+        table(ids).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    with optimizer.capturing(steps), torch.cuda.graph(graph):
+        step()
+    return optimizer, graph
+
+
+def test_a_graph_is_done_no_more_often_than_it_was_captured_for(graphs):
+    optimizer, graph = rows_captured(steps=3)
+    for _ in range(2):
+        optimizer.replay(graph.replay)
+    with pytest.raises(RuntimeError, match="steps=3: as many were done"):
+        optimizer.replay(graph.replay)
+
+
+def test_a_graph_of_other_moments_is_not_done(graphs):
+    optimizer, graph = rows_captured(steps=9)
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match="expected a new capture"):
+        optimizer.replay(graph.replay)

@@ -50,6 +50,25 @@ def test_what_no_longer_fits_is_left_out_and_named(tmp_path, monkeypatch, here):
     assert not list(tmp_path.rglob("*-300-*.json"))
 
 
+def test_a_run_takes_about_twice_its_floor_until_one_has_told(tmp_path):
+    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=False)
+    campaign.ceilings = {"flops_per_s": 4.7e13, "bytes_per_s": 3.7e12}  # an H200's
+    assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(200, rel=0.2)  # and not hours
+    campaign.step_ms[1_000_000, "ce", "dense", False] = 40
+    assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(gpu.BEGIN_S + 100)
+
+
+@pytest.mark.parametrize(("commit", "again"), [("0123456789ab", 0), ("0123456789ab+", 1), (None, 1)])
+def test_checks_are_made_anew_where_the_code_may_be_another(tmp_path, monkeypatch, commit, again):
+    made = []
+    monkeypatch.setattr(gpu, "checks", lambda device: made.append(device) or [])
+    monkeypatch.setattr(gpu.machine, "host", lambda device: {"commit": commit})
+    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
+    for _ in range(2):
+        gpu.examined(campaign)
+    assert len(made) == 1 + again
+
+
 def test_what_was_measured_is_reported_whatever_is_missing(tmp_path):
     """Runs without numbers, as where none fits; and a text of before in the same folder, whose runs are others."""
     campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)

@@ -13,8 +13,9 @@ import torch
 from conftest import CHAT
 
 from scta_lite import Spec, evaluate, load, text, train
+from scta_lite.evaluate import HeldOut
 from scta_lite.files import ROOT
-from scta_lite.loop import failure, optimizers
+from scta_lite.loop import Training, failure, optimizers
 from scta_lite.losses import log_unigram
 from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, timing, weights
@@ -108,7 +109,7 @@ def test_quality_at_marks_is_no_time_of_training(tiny, monkeypatch):
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(result.validation))
     by_time = train(tiny(evaluate=True, eval_every_s=1e-6, steps=4))
     assert [look["step"] for look in by_time.validation] == [1, 2, 3, 4]
-    assert train(tiny(eval_every=5)).validation == []  # evaluate is False
+    assert train(tiny(eval_every=5, evaluate=True)).validation == []  # evaluate is False
 
 
 def test_ce_can_begin_from_the_unigram(tiny):
@@ -388,6 +389,24 @@ def test_a_reading_of_energy_that_fails_costs_no_run(tiny, monkeypatch, readings
     told = iter(readings)
     monkeypatch.setattr(machine, "energy_joules", lambda on: next(told))
     assert train(tiny(steps=4)).energy_joules == (4.0 if None not in readings else None)
+
+
+def test_the_energy_of_looks_is_not_the_training_s(tiny, monkeypatch):
+    joules = [0.0]
+
+    def use(of, amount):
+        def used(*args):
+            joules[0] += amount
+            return of(*args)
+
+        return used
+
+    monkeypatch.setattr(machine, "energy_joules", lambda on: joules[0])
+    monkeypatch.setattr(Training, "_set_rates", use(Training._set_rates, 1.0))
+    monkeypatch.setattr(HeldOut, "look", use(HeldOut.look, 100.0))
+    result = train(tiny(steps=12, eval_every=5, evaluate=True))
+    assert len(result.validation) == 3
+    assert result.energy_joules == 12.0
 
 
 def test_the_precision_that_a_caller_set_is_there_again(tiny):

@@ -4,6 +4,7 @@ checks   small cases against float64 on the CPU, and that no step waits for the 
          that the runs need, nothing is measured
 paper    the paper's own six trainings: CE and SEMANTIC, dense, two whole epochs
 rows     SEMANTIC on rows, as long, and the same with each step as one CUDA graph
+capped   CE and SEMANTIC at V = 1M, ten steps each, where torch may take 8 GiB, the memory of a laptop's GPU
 bench    step times of every method at every V, in three rounds, each in a process of its own
 peers    the loss and its gradients alone: CE by torch, in chunks, and by Liger Kernel and Cut Cross-Entropy where they
          are installed (`pip install -e '.[peers]'`), beside the paper's loss
@@ -37,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from gpu_checks import checks
 
-from scta_lite import PAPER, Spec, cost, cross_entropy, figures, published_runs, semantic_loss, sweep, text
+from scta_lite import PAPER, Spec, cost, cross_entropy, figures, published_runs, semantic_loss, sweep, text, train
 from scta_lite.files import ROOT, replace_file, writable
 from scta_lite.runs import machine
 from scta_lite.runs.table import ratios
@@ -71,6 +72,7 @@ class Campaign:
         self.found: dict[str, list[dict]] = {}  # of each part the runs that are there
         self.fingerprint = cache(lambda corpus: text.load(corpus, progress=False).fingerprint)
         self.ceilings = apart(device, machine.ceilings, device, 3)
+        replace_file(out / "found" / "ceilings.json", json.dumps(self.ceilings).encode())
         self.vocabs = (300, 600) if tiny else PAPER.vocabs
         self.captures = False  # whether a step as a CUDA graph was found right
 
@@ -82,7 +84,7 @@ class Campaign:
     def seconds(self, spec: Spec) -> float:
         """What the run takes, by the step times so far; where none is known, by twice the floor that `cost` gives."""
         step = self.step_ms.get(_kind(spec))
-        step = step if step is not None else 2e3 * cost.floor(spec, self.ceilings).sum()
+        step = step if step is not None else 2 * cost.floor(spec, self.ceilings).sum()
         return self.begin_s + step * (spec.steps or spec.steps_total) / 1e3
 
     def run(self, part: str, specs: list[Spec]) -> None:
@@ -131,7 +133,8 @@ def examined(campaign: Campaign) -> list[dict]:
     device, path = campaign.device, campaign.out / "found" / "checks.json"
     about = {"device": machine.name(device), "host": machine.host(device)}
     before = json.loads(path.read_bytes()) if path.is_file() else {}
-    if about.items() <= before.items():
+    changed = (about["host"]["commit"] or "+").endswith("+")  # files that no commit has
+    if about.items() <= before.items() and not changed:
         return before["checks"]
     found = apart(device, checks, device)
     replace_file(path, json.dumps(about | {"checks": found}, indent=1).encode())
@@ -170,6 +173,21 @@ def quality(campaign: Campaign, vocab: int) -> Iterator[Spec]:
         longer = replace(prior, epochs=-(-int(theirs / ours * 10) // 10) + 1)
         steps = int(ce.steps_total * theirs / ours)
         yield replace(longer, steps=steps, warmup=steps // 20)
+
+
+def capped(device: torch.device, specs: list[Spec], most: int = 8 << 30) -> list[dict]:
+    """How a few steps of each end, on the GPU, where torch may take so many bytes."""
+    found = []
+    torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(device).total_memory, device)
+    for spec in specs:
+        try:
+            run = train(spec)
+            ended = {"status": run.status, "step_ms": float(run.step_ms), "peak_memory_bytes": run.peak_memory_bytes}
+        except Exception as error:
+            status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
+            ended = {"status": status, "reason": f"{type(error).__name__}: {error}"[:300]}
+        found.append({"method": spec.method, "vocab": spec.vocab, "limit_bytes": most, **ended})
+    return found
 
 
 def peers(device: torch.device, vocabs: tuple[int, ...], repeats: int = 20) -> pd.DataFrame:
@@ -293,11 +311,13 @@ def main() -> None:
     campaign.captures = device.type == "cuda" and all(c["right"] for c in found if c["check"].startswith("captured"))
     for part, specs in parts(campaign):
         campaign.run(part, specs)
-        if part == "rows":  # the peers' turn
+        if part == "rows":  # what is no run
             small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
-            path = out / "found" / "peers.csv"
-            if not path.is_file():
+            if not (path := out / "found" / "peers.csv").is_file():
                 replace_file(path, apart(device, peers, device, small).to_csv(index=False).encode())
+            if device.type == "cuda" and not (path := out / "found" / "capped.json").is_file():
+                both = [campaign.spec(method, campaign.vocabs[-1], steps=10) for method in ("ce", "semantic")]
+                replace_file(path, json.dumps(apart(device, capped, device, both), indent=1).encode())
     report(campaign)
 
 

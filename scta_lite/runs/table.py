@@ -39,7 +39,7 @@ def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
 
     Null without such a run; the median where there are several.
     """
-    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense") & ~_captured(runs)]
+    ce = runs[(runs.method == "ce") & (runs.get("optimizer", "dense") == "dense") & ~captured(runs)]
     return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
 
 
@@ -66,7 +66,7 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     keys += [name for name in ("capture", "fingerprint", *SHAPE) if name in runs and (of_one[name].nunique() > 1).any()]
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
-    reference = runs[(runs.method == method) & (runs.optimizer == optimizer) & ~_captured(runs)]
+    reference = runs[(runs.method == method) & (runs.optimizer == optimizer) & ~captured(runs)]
     of_round = same_work(runs, reference, "step_ms", "seed")
     groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False, dropna=False)
     columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
@@ -74,6 +74,6 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
 
 
-def _captured(runs: pd.DataFrame) -> pd.Series:
-    """Whether each run's steps were one CUDA graph."""
-    return runs.get("capture", pd.Series(False, runs.index)).astype(bool)
+def captured(runs: pd.DataFrame) -> pd.Series:
+    """Whether each run's steps were one CUDA graph; of a published one nothing is known, and so not."""
+    return runs.get("capture", pd.Series(False, runs.index)).eq(True)
