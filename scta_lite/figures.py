@@ -60,6 +60,15 @@ def style(method: str, optimizer: str = "dense") -> dict[str, str]:
     return dict(zip(("label", "color", "marker", "linestyle"), look, strict=True))
 
 
+def by_kind(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with what sets times of a method apart in `optimizer`: it says too whether each step was a CUDA graph.
+
+    A published one, of which nothing is known, counts as dense.
+    """
+    kind = runs.get("optimizer", pd.Series(None, runs.index, dtype=object)).fillna("dense")
+    return runs.assign(optimizer=kind.where(~captured(runs), kind.str.removesuffix(CAPTURED) + CAPTURED))
+
+
 def short(number: float) -> str:
     """A number as a reader says it.
 
@@ -111,7 +120,7 @@ def training_time(runs: pd.DataFrame) -> Figure:
 def speedup(runs: pd.DataFrame) -> Figure:
     """How many times as fast as CE each other method trains, against V."""
     if "method" in runs:
-        runs = runs[(runs.method != "ce") | (_with_optimizer(runs).optimizer != "dense")]
+        runs = runs[(runs.method != "ce") | (by_kind(runs).optimizer != "dense")]
     figure = against_vocab(runs, "speedup", "times as fast as CE")
     for ax in figure.axes:
         ax.axhline(1, color="#555555", linewidth=1)
@@ -151,7 +160,7 @@ def results_table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({
         "V": runs.vocab.map(short),
         "machine": runs.machine,
-        "method": [style(run.method, run.optimizer)["label"] for run in _with_optimizer(runs).itertuples()],
+        "method": [style(run.method, run.optimizer)["label"] for run in by_kind(runs).itertuples()],
         "steps": text("steps_measured", ",.0f"),
         "time (s)": text("seconds", ",.1f") + star,
         "tokens/s": text("tokens_per_s", ",.0f"),
@@ -242,15 +251,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return made
 
 
-def _with_optimizer(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with an optimizer each, which says too whether steps were captured: what sets times of a method apart.
-
-    A published one, of which nothing is known, counts as dense.
-    """
-    kind = runs.get("optimizer", pd.Series(None, runs.index, dtype=object)).fillna("dense")
-    return runs.assign(optimizer=kind.where(~captured(runs), kind + CAPTURED))
-
-
 def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     """One row for each point: value, low and high (the quartiles), status, reason, extrapolated.
 
@@ -259,7 +259,7 @@ def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     if missing := (COLUMNS | {column}) - set(runs):
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
     points = []
-    for key, part in _with_optimizer(runs).groupby(RUN, sort=False):
+    for key, part in by_kind(runs).groupby(RUN, sort=False):
         texts = part.fingerprint.dropna().unique() if "fingerprint" in part else []
         if len(texts) > 1:
             raise ValueError(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 
+import pandas as pd
 import pytest
 from conftest import CHAT
 
@@ -157,9 +158,8 @@ def test_how_much_faster_a_step_is_is_one_number_everywhere():
 
     said = " ".join(README.split())
     dense, rows = times(("semantic", "dense")), times(("semantic", "rows"))
-    ordinal = {10: "10th", 18: "18th", 32: "32nd", 12: "12th", 47: "47th", 333: "333rd"}
-    assert "a {}, an {} and a {} of the softmax's time".format(*(ordinal[n] for n in dense)) in said
-    assert "then a step takes a {}, a {} and a {}.".format(*(ordinal[n] for n in rows)) in said
+    assert "it is {}, {} and {} times as fast as the softmax on two CPU cores".format(*dense) in said
+    assert "then it is {}, {} and {} times on the cores".format(*rows) in said
     known = claims().set_index("id").value
     for text in (known["C1"], outputs("04_figures")):
         assert all(", ".join(map(str, of)) in text for of in (dense, rows))
@@ -168,6 +168,23 @@ def test_how_much_faster_a_step_is_is_one_number_everywhere():
     assert f"{growth} times" in outputs("04_figures")
     assert f"factor of **{growth}**" in outputs("05_where_the_time_goes")
     assert f"{growth} on rows" in known["C2"]
+
+
+def test_how_much_faster_it_is_on_a_gpu_is_one_number_everywhere():
+    runs = pd.concat([load_runs(ROOT / "data" / "runs" / "h200" / part) for part in ("paper", "rows", "bench")])
+    runs = figures.by_kind(runs).drop_duplicates(kinds := ["method", "optimizer", "vocab"])  # a training's, if any
+    step = runs.set_index(kinds).step_ms.astype(float).sort_index()
+    ce, published, ours = step["ce", "dense"], step["semantic", "dense"], step["semantic", "rows, captured"]
+    as_published, best = (" and ".join(f"{x:.1f}" for x in ce / published), [f"{x:.0f}" for x in ce / ours])
+    assert f"and {as_published.replace(' and ', ', ', 1)} times on an NVIDIA H200" in (said := " ".join(README.split()))
+    assert f"{best[0]}, {best[1]} and {best[2]} times on the H200" in said
+    assert set(ours.round(1)) == {1.6}
+    assert "where a step takes the same 1.6 ms" in said
+    assert f"{best[2]} times as fast as CE" in outputs("05_where_the_time_goes")
+    assert (
+        f"there mixed, and captured: {', '.join(f'{x:.2g}' for x in ce / ours)}" in claims().set_index("id").value["C1"]
+    )
+    assert f"by the median step {best[2]} times" in outputs("04_figures")
 
 
 def test_the_table_of_the_demo_is_what_notebook_03_stored():

@@ -109,7 +109,7 @@ def test_quality_at_marks_is_no_time_of_training(tiny, monkeypatch):
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(result.validation))
     by_time = train(tiny(evaluate=True, eval_every_s=1e-6, steps=4))
     assert [look["step"] for look in by_time.validation] == [1, 2, 3, 4]
-    assert train(tiny(eval_every=5, evaluate=True)).validation == []  # evaluate is False
+    assert train(tiny(eval_every=5)).validation == []  # evaluate is False
 
 
 def test_ce_can_begin_from_the_unigram(tiny):
@@ -387,7 +387,7 @@ def test_a_gpus_free_memory_is_the_drivers_word(monkeypatch):
 @pytest.mark.parametrize("readings", [[5.0, None], [None, 5.0], [5.0, 9.0]])
 def test_a_reading_of_energy_that_fails_costs_no_run(tiny, monkeypatch, readings):
     told = iter(readings)
-    monkeypatch.setattr(machine, "energy_joules", lambda on: next(told))
+    monkeypatch.setattr(timing, "energy_joules", lambda on: next(told))
     assert train(tiny(steps=4)).energy_joules == (4.0 if None not in readings else None)
 
 
@@ -401,7 +401,7 @@ def test_the_energy_of_looks_is_not_the_training_s(tiny, monkeypatch):
 
         return used
 
-    monkeypatch.setattr(machine, "energy_joules", lambda on: joules[0])
+    monkeypatch.setattr(timing, "energy_joules", lambda on: joules[0])
     monkeypatch.setattr(Training, "_set_rates", use(Training._set_rates, 1.0))
     monkeypatch.setattr(HeldOut, "look", use(HeldOut.look, 100.0))
     result = train(tiny(steps=12, eval_every=5, evaluate=True))

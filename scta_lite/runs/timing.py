@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scta_lite.runs import machine
+from scta_lite.runs.machine import energy_joules, finish
 
 Progress = Callable[[int, int, float | None], None]  # step, steps, loss
 _SHOW_EVERY = 1.0  # seconds
@@ -53,7 +53,7 @@ class StepTimer:
         The warm-up is the first third of the steps, at least 1 and at most 10: allocators and caches settle slowly.
         Where the last steps were a CUDA graph's, those alone count, and a phase inside it is None.
         """
-        machine.finish(self.device)
+        finish(self.device)
         steps = [step for step in self.steps if len(step) == len(self.steps[-1])]
         warm = min(10, max(1, len(steps) // 3), len(steps) - 1)
         ms = np.array([[self._between(a, b) for a, b in pairwise(s)] for s in steps[warm:]])
@@ -79,7 +79,7 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.device, self.began, self.out = device, perf_counter(), 0.0
-        self.joules_began, self.joules_out = machine.energy_joules(device), 0.0
+        self.joules_began, self.joules_out = energy_joules(device), 0.0
 
     def set(self, seconds: float) -> None:
         """Goes on from `seconds`."""
@@ -90,18 +90,18 @@ class Clock:
 
     def joules(self) -> float | None:
         """None where the device does not count them."""
-        now = machine.energy_joules(self.device)
+        now = energy_joules(self.device)
         return None if None in (now, self.joules_began) else now - self.joules_began - self.joules_out
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What is done inside is not counted; what the device was given before it, is."""
-        machine.finish(self.device)
-        began, joules = perf_counter(), machine.energy_joules(self.device)
+        finish(self.device)
+        began, joules = perf_counter(), energy_joules(self.device)
         yield
-        machine.finish(self.device)
+        finish(self.device)
         self.out += perf_counter() - began
-        if None not in (joules, now := machine.energy_joules(self.device)):
+        if None not in (joules, now := energy_joules(self.device)):
             self.joules_out += now - joules
 
 
