@@ -32,7 +32,7 @@ from scta_lite.claims import claims
 from scta_lite.files import ROOT
 from scta_lite.runs.result import Result, read
 from scta_lite.runs.settings import arguments
-from scta_lite.runs.table import ratios
+from scta_lite.runs.table import add_speedup, ratios
 
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = [ROOT / name for name in re.findall(r"^\| \[\w+\]\((notebooks/\w+\.ipynb)\)", README, re.M)]  # in its order
@@ -265,13 +265,31 @@ class Frames:
         self.frames[key] = {"says": says, "picture": f"../_static/frames/{file}"}
 
 
+def on_gpu() -> pd.DataFrame:
+    """The trainings on an H200, told apart by whether their steps were captured."""
+    return add_speedup(figures.by_kind(pd.concat([load_runs(RUNS / "h200" / part) for part in ("paper", "rows")])))
+
+
+def gpu_times() -> str:
+    runs = on_gpu().drop_duplicates(["vocab", "method", "optimizer"]).sort_values(["vocab", "step_ms"])
+    ce = runs[(runs.method == "ce")].set_index("vocab").step_ms
+    return table(
+        ({"V": figures.short(r.vocab), "method": figures.style(r.method, r.optimizer)["label"],
+          "step, ms": f"{r.step_ms:.2f}", "its quartiles": f"{r.step_ms_q1:.2f} to {r.step_ms_q3:.2f}",
+          "times as fast as CE": f"{ce[r.vocab] / r.step_ms:.2f}",
+          "joules": "–" if pd.isna(r.energy_joules) else f"{r.energy_joules / r.steps_run:.2f}"}
+         for r in runs.itertuples()),
+        "rlrrrr",
+    )  # fmt: skip
+
+
 def figure_chooser(folder: Path) -> str:
     """04's figures, of each machine."""
     kept, published, runs = Frames("figures", folder), published_runs(), load_runs(BENCH)
     mine = runs[(runs.corpus != "zipf") & (runs.method.isin(["ce", "semantic"])) & (runs.optimizer != "sparse")]
     machines = {"a6000": ("RTX A6000, published", published[published.machine == "RTX A6000"]),
                 "4070": ("RTX 4070 Laptop, published", published[published.machine == "RTX 4070 Laptop"]),
-                "here": ("two cores of an Intel Xeon, ours", mine)}  # fmt: skip
+                "here": ("two cores of an Intel Xeon, ours", mine), "h200": ("H200, ours", on_gpu())}  # fmt: skip
     kinds = {"throughput": ("tokens a second", figures.throughput, "tokens_per_s"),
              "time": ("seconds for the whole training", figures.training_time, "seconds"),
              "speedup": ("times as fast as CE", figures.speedup, "speedup")}  # fmt: skip
@@ -384,7 +402,7 @@ def assemble(source: Path) -> None:
         path.rename(source / "static" / path.name)
     made = {
         "CLAIMS_COUNTED": claims_counted, "CLAIMS_TABLE": claims_table, "CLAIMS": claims_in_full,
-        "STEP_TIMES": step_times, "VIEWS": views, "RUNS": stored_runs, "DRILLS": drills,
+        "STEP_TIMES": step_times, "GPU_TIMES": gpu_times, "VIEWS": views, "RUNS": stored_runs, "DRILLS": drills,
         "FIGURES": partial(figure_chooser, frames), "COST": partial(cost_chooser, frames),
         "QUALITY": partial(quality_chooser, frames), "WORDS": words_chooser, "SAMPLES": samples_chooser,
     }  # fmt: skip
