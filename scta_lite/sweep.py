@@ -11,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ EXAMPLES = """examples:
   python -m scta_lite.sweep                                     the paper's sweep; on a CPU it takes hours
   python -m scta_lite.sweep --budget-s 30                       the same, 30 seconds a run, for the times of a step
   python -m scta_lite.sweep --vocab 50k 1M --method ce semantic semantic_prior --optimizer rows --corpus my.jsonl
+  python -m scta_lite.sweep --scheduler tcp://head:8786 --out /shared/runs --corpus /shared/my.jsonl     on a cluster
 """
 FINAL = ("ok", "out_of_memory")  # a run with another status is tried again: memory may have become free since
 # Else glibc hands each step's large temporaries back to the kernel and faults them in again; the same for every method.
@@ -60,7 +61,8 @@ def sweep(
 
     Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file is there, unless they were
     killed, failed or skipped. A run that needs more memory than is free is recorded as skipped; `force` runs it anyway.
-    `executor` is any from concurrent.futures; by default one run is alive at a time. Raises, before the first run,
+    `executor` is any from concurrent.futures, or dask's `Client.get_executor()`, whose workers see the same folders; by
+    default one run is alive at a time. Raises, before the first run,
     ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
     """
     specs = list(specs)
@@ -197,9 +199,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/<machine>)")
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="repeat all N times, each with a new seed")
     parser.add_argument("--force", action="store_true", help="run what does not fit into the free memory too")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of dask: its workers do the runs; they see the same "
+                        "folders, under the same names, and do one run at a time each")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="run again what was run before")
     options = vars(parser.parse_args(words))
-    out, rounds, force, again = (options.pop(name) for name in ("out", "rounds", "force", "again"))
+    out, rounds, force, again, scheduler = (
+        options.pop(name) for name in ("out", "rounds", "force", "again", "scheduler")
+    )
     settings = {**SWEPT, **options}
     try:
         if rounds < 1:
@@ -208,7 +214,8 @@ def main(words: list[str] | None = None) -> None:
         for n in range(rounds):
             specs += [replace(spec, seed=spec.seed + n) for spec in grid(**settings)]
         out = out or ROOT / "runs" / machine.slug(machine.device(specs[0].device))
-        runs = sweep(specs, out, resume=not again, force=force)
+        with _workers(scheduler) as executor:
+            runs = sweep(specs, out, executor=executor, resume=not again, force=force)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
@@ -216,6 +223,27 @@ def main(words: list[str] | None = None) -> None:
     _report(runs, out)
     if not (runs.status == "ok").any():
         parser.exit(1)
+
+
+@contextmanager
+def _workers(scheduler: str | None) -> Iterator[Executor | None]:
+    """The workers of a dask scheduler as an executor, or None, for one run after the other here.
+
+    Of a worker that is gone dask gives the run to another. ValueError without dask, OSError where no scheduler answers.
+    """
+    if scheduler is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError(f"scheduler={scheduler!r}: expected dask here, pip install 'scta_lite[dask]'") from None
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise OSError(f"scheduler={scheduler!r}: no answer ({error}); expected a `dask scheduler`'s address") from None
+    with client:
+        yield client.get_executor(pure=False)  # equal Specs are two runs: a file says which was done before
 
 
 def _report(runs: pd.DataFrame, out: str | Path) -> None:

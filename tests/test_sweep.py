@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CHAT, LENGTHS, SIZES
+from distributed import Client, LocalCluster
 
 from scta_lite import Spec, figures, grid, load, load_runs, sweep, train
 from scta_lite import cost as cost_module
@@ -184,6 +185,48 @@ def test_any_executor_will_do(tiny, tmp_path):
     with ProcessPoolExecutor(2) as pool:
         runs = sweep([tiny(seed=seed) for seed in range(2)], tmp_path, executor=pool, progress=False)
     assert runs.status.tolist() == ["ok"] * 2
+
+
+@pytest.fixture
+def cluster():
+    """Two worker processes of dask, each for one run at a time."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as made:
+        yield made
+
+
+def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tiny, tmp_path, cluster):
+    """Killed with its run under way, whose process ends with it; dask gives the run to a worker that is left."""
+    specs, killed = [tiny(seed=seed, epochs=100) for seed in range(2)], []
+    with Client(cluster) as client:
+
+        def kill():
+            wait_for(lambda: progress_told(tmp_path))
+            killed.append(next(iter(client.run(os.getpid).values())))
+            os.kill(killed[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        runs = sweep(specs, tmp_path, executor=client.get_executor(pure=False), progress=False)
+        killer.join()
+        assert killed[0] not in client.run(os.getpid).values()
+    assert runs.status.tolist() == ["ok"] * 2
+    assert set(files(tmp_path)) == {f"{run_id}.json" for run_id in runs.run_id}
+
+
+def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
+    words = ["--vocab", "300", "--method", "semantic", "--corpus", "zipf", "--steps", "3", "--out", str(tmp_path)]
+    sweep_module.main([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
+    assert "3 runs in" in capsys.readouterr().out
+    runs = load_runs(tmp_path)
+    assert runs.status.tolist() == ["ok"] * 3
+    assert set(files(tmp_path)) == {f"{run_id}.json" for run_id in runs.run_id}
+
+
+def test_a_scheduler_that_does_not_answer_is_told(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        sweep_module.main(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "scheduler='nowhere': no answer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("changes", "message"), [
