@@ -27,7 +27,7 @@ PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with to
 
 
 def parameters(spec: Spec) -> dict[str, int]:
-    """Numbers in the model, by part: the input table, the backbone, and the head."""
+    """Numbers in the model, by part: the input table, the backbone with what leads to it, and the head."""
     spec = _alike(spec)
     V, d, D = spec.vocab, spec.hidden, spec.semantic_dim
     if spec.method == "adaptive":
@@ -37,7 +37,7 @@ def parameters(spec: Spec) -> dict[str, int]:
     backbone = 6 * d * d + 6 * d
     if spec.backbone == "transformer":
         backbone = spec.layers * ((4 + 2 * spec.mlp_ratio) * d * d + 2 * d) + d
-    return {"input": V * d, "backbone": backbone, "head": head}
+    return {"input": V * _narrow(spec), "backbone": backbone + (spec.input_dim or 0) * d, "head": head}
 
 
 def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
@@ -51,7 +51,7 @@ def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
         return {}
     drawn = spec.vocab * -math.expm1(-_vectors(spec) / spec.vocab)
     semantic = {"head": (drawn, spec.semantic_dim)} if spec.method in SAMPLED else {}
-    return {"input": (min(spec.positions, spec.vocab), spec.hidden), **semantic}
+    return {"input": (min(spec.positions, spec.vocab), _narrow(spec)), **semantic}
 
 
 def work(spec: Spec) -> pd.DataFrame:
@@ -160,6 +160,11 @@ def _alike(spec: Spec) -> Spec:
     return replace(spec, method=method, semantic_dim=width, mask_hits=False, **first) if spec.token_head else spec
 
 
+def _narrow(spec: Spec) -> int:
+    """Width of the input embeddings."""
+    return spec.input_dim or spec.hidden
+
+
 def _dense(spec: Spec) -> int:
     """Parameters that have a gradient and moments of their whole size; the backbone alone trains no table."""
     counts = parameters(spec)
@@ -181,11 +186,11 @@ def _backbone_products(spec: Spec) -> tuple[int, int]:
     Of a GRU three gates, of input and state. Of a Transformer its matrices and, for each position, the products with
     all T - 1 keys and values, not with those alone that came before; backward the keys' are made again.
     """
-    N, d = spec.positions, spec.hidden
+    N, d, widen = spec.positions, spec.hidden, spec.positions * spec.hidden * (spec.input_dim or 0)
     if spec.backbone == "gru":
-        return 6 * N * d * d, 12 * N * d * d
+        return 6 * N * d * d + widen, 12 * N * d * d + 2 * widen
     matrices, keys = spec.layers * N * (4 + 2 * spec.mlp_ratio) * d * d, spec.layers * N * (spec.seq_len - 1) * d
-    return matrices + 2 * keys, 2 * matrices + 5 * keys
+    return matrices + 2 * keys + widen, 2 * matrices + 5 * keys + 2 * widen
 
 
 def _vectors(spec: Spec) -> int:

@@ -59,6 +59,7 @@ class HeldOut:
         """Metrics on the half to choose by."""
         return metrics(model, self.validation, lengths=self.lengths)
 
+    @torch.no_grad()
     def report(self, model: nn.Module) -> dict:
         """On the other half: the metrics, the same with the scale that the first half chose, and the controls.
 

@@ -18,7 +18,7 @@ class Untrained(nn.Embedding):
 
 class LanguageModel(nn.Module):
     """Embedding (V, d), the backbone of width d that `spec.backbone` names, and the head of `spec.method`, or a second
-    stage's.
+    stage's. With `spec.input_dim` the embedding is that narrow, and a matrix leads from it to d.
 
     With `spec.optimizer` "rows" the input table, and a sampling head's, are VocabTables. `counts`: (V,), how often each
     token comes in training, for the heads that use it. The input table of "backbone" is not trained.
@@ -28,7 +28,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.vocab = spec.vocab
         table = Untrained if spec.method == "backbone" else TABLES["dense" if spec.freeze else spec.optimizer]
-        self.embed = table(spec.vocab, spec.hidden)
+        self.embed = table(spec.vocab, spec.input_dim or spec.hidden)
+        self.widen = nn.Linear(spec.input_dim, spec.hidden, bias=False) if spec.input_dim else nn.Identity()
         self.backbone = BACKBONES[spec.backbone](spec)
         self.head = (TokenHead if spec.token_head else HEADS[spec.method])(spec, counts)
         if spec.freeze:
@@ -37,7 +38,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Hidden states (B, T, d) of ids (B, T)."""
-        return self.backbone(self.embed(ids))[0]
+        return self.backbone(self.widen(self.embed(ids)))[0]
 
     @property
     def device(self) -> torch.device:
@@ -53,5 +54,5 @@ class LanguageModel(nn.Module):
 
     def advance(self, ids: Tensor, state: Tensor | list[Cache] | None = None) -> tuple[Tensor, Tensor | list[Cache]]:
         """The hidden state (B, d) after reading ids (B, T) from a state, and the backbone's state to go on from."""
-        hidden, state = self.backbone(self.embed(ids), state)
+        hidden, state = self.backbone(self.widen(self.embed(ids)), state)
         return hidden[:, -1], state

@@ -113,16 +113,20 @@ class RowAdamW(torch.optim.Optimizer):
                 _count(_move(moving, lr, eps, weight_decay), lr, eps, weight_decay)
             else:  # what a graph holds reads its rate on the device
                 rate = self._held_rates[len(self._held)]
-                self._held.append((group, rate, _move(moving, rate, eps, weight_decay)))
+                self._held.append((group, rate, _move(moving, rate, eps, weight_decay), [eps, weight_decay]))
         return loss
 
     @contextmanager
     def capturing(self, steps: int) -> Iterator[None]:
-        """Inside, a `torch.cuda.graph` is captured: its step is written down and not counted.
+        """Inside, a `torch.cuda.graph` is captured: its one step is written down and not counted.
 
-        Then `replay` does it, until `steps` steps were done in all. The rate may change from step to step; the look-ups
-        have the sizes that they had here, and no state may be loaded.
+        Then `replay` does it, until `steps` steps were done in all. The rate may change from step to step; eps and
+        weight decay may not, the look-ups have the sizes that they had here, no state may be loaded, and the tables are
+        not read whole inside. An optimizer holds one graph. RuntimeError for gradients that no step has used.
         """
+        self._nothing_waits()
+        if self._replayed is not None:
+            raise RuntimeError("a second capture: expected one for each RowAdamW, as it holds the rates of one graph")
         for ledger in self._ledgers.values():
             if not ledger.begun:
                 self._begin(ledger)
@@ -133,22 +137,34 @@ class RowAdamW(torch.optim.Optimizer):
         self._began = [ledger.began for ledger in self._ledgers.values()]
         try:
             yield
+            self._replayed = self._held
         finally:
-            self._replayed, self._held = self._held, None
+            self._held = None
 
     @torch.no_grad()
     def replay(self, graph: Callable[[], None]) -> None:
-        """The step that was captured, done by the graph's `replay` with the settings that the groups have now."""
+        """The step that was captured, done by the graph's `replay` with the rates that the groups have now.
+
+        RuntimeError where it would not be that step: after more steps than it was captured for, a loaded state, another
+        eps or weight decay, or with gradients that no step has used.
+        """
+        self._nothing_waits()
         if self._began != [ledger.began for ledger in self._ledgers.values()]:
             raise RuntimeError("replay after load_state_dict, restore, or a new RowAdamW: expected a new capture")
-        moves = [(rate, moved, _checked(group, moved)) for group, rate, moved in self._replayed]
-        for rate, moved, (lr, _, _) in moves:
+        moves = [(rate, moved, held, _checked(group, moved)) for group, rate, moved, held in self._replayed]
+        for rate, moved, held, (lr, *others) in moves:
+            if others != held:
+                raise RuntimeError(f"eps, weight_decay={others}: expected {held}, with which the step was captured")
             if any(ledger.steps >= self._most for ledger in moved):
                 raise RuntimeError(f"steps={self._most}: as many were done; expected a graph captured for more")
             rate.fill_(lr)
         graph()
-        for _, moved, settings in moves:
+        for _, moved, _, settings in moves:
             _count(moved, *settings)
+
+    def _nothing_waits(self) -> None:
+        if any(ledger.used for ledger in self._ledgers.values()):
+            raise RuntimeError("gradients that no step has used: expected `step` or `zero_grad` before a captured step")
 
     def touched(self) -> list[Tensor]:
         """For each table with a gradient the rows that the next step moves, (U, dim), `.grad` their gradient.
@@ -161,6 +177,8 @@ class RowAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def flush(self) -> None:
         """Makes up all missed steps of all rows; a pass over the tables, at most one for each step."""
+        if self._held is not None:
+            raise RuntimeError("a table is read whole in a step that is captured: expected look-ups with gradients alone")
         for ledger in self._ledgers.values():
             table = ledger.table
             if table.behind:

@@ -7,7 +7,7 @@ padding_idx, max_norm and scale_grad_by_freq.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -166,10 +166,15 @@ def merged(used: list[Borrowed], seen: Tensor) -> Borrowed:
     return rows
 
 
-@lru_cache(maxsize=8)
 def _order(n: int, device: torch.device) -> Tensor:
-    """0 … n-1, made once for the look-ups of a size."""
-    return torch.arange(n, dtype=torch.int32, device=device)
+    """0 … n-1."""
+    return _powers_order(n.bit_length(), device)[:n]
+
+
+@cache
+def _powers_order(bits: int, device: torch.device) -> Tensor:
+    """0 … 2^bits - 1, kept for ever: a CUDA graph reads it where it stood as the graph was captured."""
+    return torch.arange(1 << bits, dtype=torch.int32, device=device)
 
 
 def _nobody() -> None:

@@ -100,7 +100,7 @@ def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, finger
         raise ValueError(f"stage1={path.name!r}: expected a first stage saved with its model, and with the same "
                          f"{', '.join(different or sizes)}")  # fmt: skip
     first.model.to(model.device)
-    for name in ("embed", "backbone"):
+    for name in ("embed", "widen", "backbone"):
         getattr(model, name).load_state_dict(getattr(first.model, name).state_dict())
     if spec.token_head == "random":
         return

@@ -25,7 +25,7 @@ COUNTED = {
 }
 
 
-@pytest.mark.parametrize("backbone", [{}, BLOCKS], ids=["gru", "transformer"])
+@pytest.mark.parametrize("backbone", [{}, BLOCKS, {"input_dim": 8}], ids=["gru", "transformer", "narrow input"])
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_are_counted(tiny, method, optimizer, backbone):
@@ -33,12 +33,13 @@ def test_parameters_are_counted(tiny, method, optimizer, backbone):
         pytest.skip("the backbone alone has no table to train")
     spec = tiny(method, optimizer=optimizer, hidden=16, **backbone)
     model = LanguageModel(spec)
-    for part, module in (("input", model.embed), ("backbone", model.backbone), ("head", model.head)):
+    of_backbone = torch.nn.ModuleList([model.widen, model.backbone])
+    for part, module in (("input", model.embed), ("backbone", of_backbone), ("head", model.head)):
         numbers = sum(value.numel() for name, value in module.state_dict().items() if name not in NO_PARAMETERS)
         assert cost.parameters(spec)[part] == numbers, part
 
 
-@pytest.mark.parametrize("backbone", [{}, BLOCKS], ids=["gru", "transformer"])
+@pytest.mark.parametrize("backbone", [{}, BLOCKS, {"input_dim": 8}], ids=["gru", "transformer", "narrow input"])
 @pytest.mark.parametrize("optimizer", ["dense", "rows"])
 @pytest.mark.parametrize("method", ["ce", "semantic", "semantic_prior", "ce_lowrank", "backbone"])
 def test_flops_are_those_that_torch_counts(tiny, method, optimizer, backbone):

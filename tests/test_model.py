@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scta_lite.loop import optimizers
 from scta_lite.losses import cosines, log_q, log_unigram, uniform
 from scta_lite.model import LanguageModel
 from scta_lite.runs.spec import METHODS, SAMPLED, SAMPLERS
@@ -168,6 +169,24 @@ def test_bfloat16_leaves_the_gru_and_the_loss_in_float32(tiny, method):
     torch.testing.assert_close(hidden, model(ids), rtol=0, atol=0)
     loss.backward()
     assert loss.item() == pytest.approx(plain, rel=2e-2)
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+def test_narrow_input_embeddings_are_led_to_the_backbone(tiny, optimizer):
+    """All parts learn, and reading token by token gives what reading at once does."""
+    model = LanguageModel(spec := tiny(input_dim=3, optimizer=optimizer))
+    assert model.embed.weight.shape == (300, 3)
+    trained_by, before = optimizers(spec, model), {name: w.clone() for name, w in model.state_dict().items()}
+    model.loss(ids := torch.randint(300, (2, 6)), torch.Generator().manual_seed(0)).backward()
+    for each in trained_by:
+        each.step()
+    after = model.state_dict()
+    assert not any(torch.equal(before[name], after[name]) for name in ("embed.weight", "widen.weight"))
+    with torch.no_grad():
+        state, at_once = None, model(ids)
+        for t in range(6):
+            hidden, state = model.advance(ids[:, t : t + 1], state)
+            torch.testing.assert_close(hidden, at_once[:, t])
 
 
 def test_the_backbone_alone_keeps_its_rows(tiny):

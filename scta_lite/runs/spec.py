@@ -21,7 +21,14 @@ EXACT = ("ce", "ce_chunked", "ce_lowrank")  # methods that score all V tokens at
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
 BACKBONES = ("gru", "transformer")
-SHAPE = ("hidden", "backbone", "layers", "heads", "mlp_ratio")  # the settings that say what the backbone is
+SHAPE = (
+    "hidden",
+    "input_dim",
+    "backbone",
+    "layers",
+    "heads",
+    "mlp_ratio",
+)  # the settings that say what the backbone is
 # Of fields whose default depends on the backbone: what a Transformer has where nothing is said, and a GRU does not.
 BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}
 # Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
@@ -216,7 +223,9 @@ class Spec:
     )
     warmup: int = _integer(0, "steps in which the learning rates rise to their values in a straight line", 0)
     clip: float | None = _positive("the greatest norm of all gradients together; by default none", None)
-    hidden: int = _integer(1, "d, width of the backbone and of the input embeddings", PAPER.hidden)
+    hidden: int = _integer(1, "d, width of the backbone", PAPER.hidden)
+    input_dim: int | None = _integer(1, "width of the input embeddings, from which a matrix leads to d; by default d, "
+                                     "and no matrix", None)  # fmt: skip
     backbone: str = _one_of(BACKBONES, "gru, of one layer, is the paper's; transformer: see scta_lite.backbone", "gru")
     layers: int | None = _integer(1, "blocks of the transformer", None)
     heads: int | None = _integer(1, "attention heads of each block", None)
