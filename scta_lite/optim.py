@@ -178,7 +178,7 @@ class RowAdamW(torch.optim.Optimizer):
     def flush(self) -> None:
         """Makes up all missed steps of all rows; a pass over the tables, at most one for each step."""
         if self._held is not None:
-            raise RuntimeError("a table is read whole in a step that is captured: expected look-ups with gradients alone")
+            raise RuntimeError("a table is read whole in a captured step: expected look-ups with gradients alone")
         for ledger in self._ledgers.values():
             table = ledger.table
             if table.behind:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from scta_lite import RowAdamW, VocabTable, optim, tables, train
 from scta_lite.evaluate import HeldOut
-from scta_lite.loop import Training
+from scta_lite.loop import Training, _batches
 from scta_lite.model import LanguageModel
 from scta_lite.runs.spec import METHODS
 from scta_lite.text import load
@@ -74,14 +74,19 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", graph)
 
 
-def trained(spec, capture):
+def trained(spec, capture, steps=None):
+    """The training, after all steps or so many."""
     examples = load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
     torch.manual_seed(0)
     vars(spec)["capture"] = capture  # that there is no GPU here is what `train` says
     held = HeldOut.split(examples, 4) if spec.eval_every else None
     training = Training(spec, LanguageModel(spec, examples.counts), examples, held)
-    found = training.run()
-    return training, found
+    if steps is None:
+        return training, training.run()
+    batches = _batches(spec, examples, training.device, 0)
+    for _ in range(steps):
+        training._step(batches)
+    return training, None
 
 
 def captured_and_not(tiny, method, **settings):
@@ -99,7 +104,7 @@ def captured_and_not(tiny, method, **settings):
 @pytest.mark.parametrize("method", [method for method in METHODS if method not in ("adaptive", "backbone")])
 def test_a_captured_step_trains_what_a_step_does(tiny, graphs, method, kind):
     """With a rate that changes, and clipping."""
-    settings = {"optimizer": kind, "clip": 0.5, "steps": 40, "schedule": "cosine", "warmup": 8, "epochs": 10}
+    settings = {"optimizer": kind, "clip": 0.05, "steps": 40, "schedule": "cosine", "warmup": 8, "epochs": 10}
     _, (_, found) = captured_and_not(tiny, method, **settings)
     assert found["steps_run"] == 40
     assert found["step_ms"] > 0
@@ -157,3 +162,57 @@ def test_a_graph_of_other_moments_is_not_done(graphs):
     optimizer.load_state_dict(optimizer.state_dict())
     with pytest.raises(RuntimeError, match="expected a new capture"):
         optimizer.replay(graph.replay)
+
+
+@pytest.mark.parametrize("name", ["eps", "weight_decay"])
+def test_a_graph_is_done_with_no_other_settings_than_its_own(graphs, name):
+    """They stand in the graph; a rate may change, for it is sent."""
+    optimizer, graph = rows_captured(steps=9)
+    optimizer.param_groups[0]["lr"] = 0.01
+    optimizer.replay(graph.replay)
+    optimizer.param_groups[0][name] = 0.5
+    with pytest.raises(RuntimeError, match=r"expected \[1e-08, 0.01\], with which the step was captured"):
+        optimizer.replay(graph.replay)
+
+
+def test_gradients_that_wait_are_told_at_a_replay(graphs):
+    optimizer, graph = rows_captured(steps=9)
+    (ledger,) = optimizer._ledgers.values()
+    ledger.table(torch.tensor([3])).sum().backward()
+    with pytest.raises(RuntimeError, match="gradients that no step has used"):
+        optimizer.replay(graph.replay)
+    optimizer.zero_grad()
+    optimizer.replay(graph.replay)
+
+
+def test_an_optimizer_holds_one_graph(graphs):
+    optimizer, _ = rows_captured(steps=9)
+    with pytest.raises(RuntimeError, match="a second capture"), optimizer.capturing(9):
+        pass
+
+
+def test_a_table_is_not_read_whole_in_a_captured_step(graphs):
+    """The host knows whether rows are behind, and a graph would not ask again."""
+    for read in (lambda table: table.weight, lambda table: torch.no_grad()(table)(torch.tensor([1]))):
+        optimizer = RowAdamW([table := VocabTable(9, 2)], lr=0.1)
+        with pytest.raises(RuntimeError, match="a table is read whole"), optimizer.capturing(9):
+            read(table)
+
+
+def test_what_a_graph_reads_stays_where_it_is():
+    """However many look-ups of other sizes come in between."""
+    before = tables._order(12, torch.device("cpu")).data_ptr()
+    for n in range(1, 3000):
+        assert tables._order(n, torch.device("cpu")).tolist()[-1:] == [n - 1]
+    assert tables._order(12, torch.device("cpu")).data_ptr() == before
+
+
+@pytest.mark.parametrize("kind", ["dense", "rows"])
+def test_a_captured_training_goes_on_from_a_checkpoint(tiny, graphs, tmp_path, kind):
+    spec = tiny(optimizer=kind, epochs=4)
+    whole, _ = trained(spec, capture=True)
+    first, again = (trained(spec, capture=True, steps=steps) for steps in (15, 0))
+    first[0].save(tmp_path / "state")
+    again[0].resume(tmp_path / "state")
+    again[0].run()
+    torch.testing.assert_close(again[0].losses, whole.losses, rtol=1e-5, atol=1e-6)

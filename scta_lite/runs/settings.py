@@ -17,9 +17,9 @@ GROUPS = {
     "stage1": "the second stage",
     "betas": "what the paper leaves open",
 }  # the field of Spec with which each group of options begins
-METAVARS = {"vocab": "V", "batch": "B", "seq_len": "T", "hidden": "d", "input_dim": "WIDTH", "semantic_dim": "D", "negatives": "K",
-            "shared": "S", "temperature": "TAU", "corpus": "TEXT", "device": "DEVICE", "stage1": "FILE",
-            "budget_s": "SECONDS", "eval_every_s": "SECONDS", "steps": "STEPS", "eval_every": "STEPS",
+METAVARS = {"vocab": "V", "batch": "B", "seq_len": "T", "hidden": "d", "input_dim": "WIDTH", "semantic_dim": "D",
+            "negatives": "K", "shared": "S", "temperature": "TAU", "corpus": "TEXT", "device": "DEVICE",
+            "stage1": "FILE", "budget_s": "SECONDS", "eval_every_s": "SECONDS", "steps": "STEPS", "eval_every": "STEPS",
             "warmup": "STEPS", "lr": "RATE", "table_lr": "RATE", "betas": ("BETA1", "BETA2")}  # fmt: skip
 
 
