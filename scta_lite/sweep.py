@@ -27,7 +27,7 @@ from scta_lite.files import ROOT, alone, set_aside, tidy, writable
 from scta_lite.paper import PAPER
 from scta_lite.runs import machine
 from scta_lite.runs.result import read
-from scta_lite.runs.settings import add_arguments, arguments, grid
+from scta_lite.runs.settings import add_arguments, arguments, grid, parsed
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.table import add_speedup, ratios
 from scta_lite.train import unfinished
@@ -202,7 +202,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of dask: its workers do the runs; they see the same "
                         "folders, under the same names, and do one run at a time each")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="run again what was run before")
-    options = vars(parser.parse_args(words))
+    options = parsed(parser, words)
     out, rounds, force, again, scheduler = (
         options.pop(name) for name in ("out", "rounds", "force", "again", "scheduler")
     )

@@ -20,7 +20,7 @@ from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
 from scta_lite.runs import machine, weights
 from scta_lite.runs.result import CHECKPOINT, Result, read
-from scta_lite.runs.settings import add_arguments
+from scta_lite.runs.settings import add_arguments, parsed
 from scta_lite.runs.spec import SHAPE, Spec
 from scta_lite.runs.timing import Progress
 
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint-s", type=float, default=600, metavar="S",
                         help="seconds between checkpoints, from which the same command goes on")  # fmt: skip
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    settings = vars(parser.parse_args(arguments))
+    settings = parsed(parser, arguments)
     out, child, checkpoint_s = Path(settings.pop("out")), settings.pop("child"), settings.pop("checkpoint_s")
     try:
         spec, out = Spec(**settings), writable(out)

@@ -241,7 +241,7 @@ def test_the_table_of_quality_is_that_of_the_stored_runs():
     same = view.trigram
     told = f"{same['full_vocab']['nll']:.2f} | {same['full_vocab']['hit@1']:.1%} | {same['seconds']:.2f}"
     assert f"| trigram of the same text | {told} |" in README
-    assert f"takes {same['seconds']:.2f} seconds" in " ".join(README.split())
+    assert f"built in {same['seconds']:.2f} seconds" in " ".join(README.split())
 
 
 def test_the_answer_holds_in_the_stored_runs():

@@ -111,6 +111,13 @@ def test_bad_vocabularies(value):
         grid(vocab=value, method="ce")
 
 
+@pytest.mark.parametrize("asked", ["2,000", "50,000,1M", ["1k", "200,048"]])
+def test_a_number_with_commas_is_told(asked):
+    """ "2,000" would be the sizes 2 and 0."""
+    with pytest.raises(ValueError, match="a comma stands between two values; expected a number as 2000 or 2k"):
+        grid(vocab=asked, method="ce")
+
+
 def test_grid_knows_its_settings():
     with pytest.raises(ValueError, match=r"^vocba=9: no such setting"):
         grid(vocab=1000, method="ce", vocba=9)

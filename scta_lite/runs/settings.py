@@ -44,6 +44,8 @@ def _listed(name: str, value: Any) -> list:
     values = []
     for part in list(value) if isinstance(value, list | tuple) else [value]:
         if isinstance(part, str):
+            if re.search(r"\d,0\d", part):  # "2,000" would be 2 and 0
+                raise ValueError(f"{name}={part!r}: a comma stands between two values; expected a number as 2000 or 2k")
             values += [_suffixed(word) for word in part.strip("[]() ").split(",")]
         else:
             values.append(part)
@@ -79,6 +81,15 @@ def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{name}={namespace[name]!r}: no such parameter; expected {close[0]}")
     namespace["_parameters_read"] = True
     return {name: namespace[name] for name in declared}
+
+
+def parsed(parser: ArgumentParser, words: list[str] | None) -> dict[str, Any]:
+    """What the words set; an option that there is none of ends the program with the name of the nearest one."""
+    found, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        close = difflib.get_close_matches(word.partition("=")[0], parser._option_string_actions, n=1)
+        parser.error(f"{word}: no such option; expected {close[0] if close else 'one that --help lists'}")
+    return vars(found)
 
 
 def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None = None) -> None:
