@@ -222,14 +222,11 @@ def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
     assert set(files(tmp_path)) == {f"{run_id}.json" for run_id in runs.run_id}
 
 
-@pytest.mark.parametrize(
-    ("word", "nearest"), [("--batch-size", "--batch"), ("--vocabulary=9", "--vocab"), ("9", "one that")]
-)
+@pytest.mark.parametrize(("word", "nearest"), [("--batch-size", "--batch"), ("--vocabulary=9", "--vocab")])
 def test_an_option_that_there_is_none_of_is_told_with_the_nearest(word, nearest, capsys):
     with pytest.raises(SystemExit):
-        sweep_module.main(["--vocab", "300", word] if word != "9" else ["9"])
-    assert f"{word.partition('=')[0]}" in (said := capsys.readouterr().err)
-    assert f"no such option; expected {nearest}" in said
+        sweep_module.main(["--vocab", "300", word])
+    assert f"{word}: no such option; expected {nearest}\n" in capsys.readouterr().err
 
 
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path, capsys):
