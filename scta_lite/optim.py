@@ -149,6 +149,8 @@ class RowAdamW(torch.optim.Optimizer):
         eps or weight decay, or with gradients that no step has used.
         """
         self._nothing_waits()
+        if self._replayed is None:
+            raise RuntimeError("replay without a step that was captured: expected `capturing` before")
         if self._began != [ledger.began for ledger in self._ledgers.values()]:
             raise RuntimeError("replay after load_state_dict, restore, or a new RowAdamW: expected a new capture")
         moves = [(rate, moved, held, _checked(group, moved)) for group, rate, moved, held in self._replayed]

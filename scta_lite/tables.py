@@ -168,11 +168,11 @@ def merged(used: list[Borrowed], seen: Tensor) -> Borrowed:
 
 def _order(n: int, device: torch.device) -> Tensor:
     """0 … n-1."""
-    return _powers_order(n.bit_length(), device)[:n]
+    return _kept_order(n.bit_length(), device)[:n]
 
 
 @cache
-def _powers_order(bits: int, device: torch.device) -> Tensor:
+def _kept_order(bits: int, device: torch.device) -> Tensor:
     """0 … 2^bits - 1, kept for ever: a CUDA graph reads it where it stood as the graph was captured."""
     return torch.arange(1 << bits, dtype=torch.int32, device=device)
 

@@ -185,6 +185,11 @@ def test_gradients_that_wait_are_told_at_a_replay(graphs):
     optimizer.replay(graph.replay)
 
 
+def test_a_replay_needs_a_capture():
+    with pytest.raises(RuntimeError, match="expected `capturing` before"):
+        RowAdamW([VocabTable(9, 2)]).replay(lambda: None)
+
+
 def test_an_optimizer_holds_one_graph(graphs):
     optimizer, _ = rows_captured(steps=9)
     with pytest.raises(RuntimeError, match="a second capture"), optimizer.capturing(9):

@@ -21,14 +21,7 @@ EXACT = ("ce", "ce_chunked", "ce_lowrank")  # methods that score all V tokens at
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # methods that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
 BACKBONES = ("gru", "transformer")
-SHAPE = (
-    "hidden",
-    "input_dim",
-    "backbone",
-    "layers",
-    "heads",
-    "mlp_ratio",
-)  # the settings that say what the backbone is
+SHAPE = ("hidden", "input_dim", "backbone", "layers", "heads", "mlp_ratio")  # what says what the backbone is
 # Of fields whose default depends on the backbone: what a Transformer has where nothing is said, and a GRU does not.
 BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}
 # Of fields whose default depends on the method: the paper's plain reading, and for two methods what serves them better.
