@@ -266,12 +266,13 @@ class Frames:
 
 
 def on_gpu() -> pd.DataFrame:
-    """The trainings on an H200, told apart by whether their steps were captured."""
-    return add_speedup(figures.by_kind(pd.concat([load_runs(RUNS / "h200" / part) for part in ("paper", "rows")])))
+    """The last training of each kind on an H200, as in notebook 05, told apart by whether its steps were captured."""
+    runs = add_speedup(figures.by_kind(pd.concat([load_runs(RUNS / "h200" / part) for part in ("paper", "rows")])))
+    return runs.sort_values("date").drop_duplicates(["vocab", "method", "optimizer"], keep="last")
 
 
 def gpu_times() -> str:
-    runs = on_gpu().drop_duplicates(["vocab", "method", "optimizer"]).sort_values(["vocab", "step_ms"])
+    runs = on_gpu().sort_values(["vocab", "step_ms"])
     ce = runs[(runs.method == "ce")].set_index("vocab").step_ms
     return table(
         ({"V": figures.short(r.vocab), "method": figures.style(r.method, r.optimizer)["label"],

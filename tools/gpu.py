@@ -4,11 +4,11 @@ checks   small cases against float64 on the CPU, and that no step waits for the 
          that the runs need, nothing is measured
 paper    the paper's own six trainings: CE and SEMANTIC, dense, two whole epochs
 rows     SEMANTIC on rows, as long, and the same with each step as one CUDA graph
+peers    the loss and its gradients alone: CE by torch, in chunks, and by Liger Kernel and Cut Cross-Entropy where they
+         are installed (`pip install -e '.[peers]'`), beside the paper's loss
 capped   CE, with all logits and in chunks, and SEMANTIC at V = 1M: ten steps each, where torch may take 8 GiB, the
          memory of a laptop's GPU
 bench    step times of every method at every V, in three rounds, each in a process of its own
-peers    the loss and its gradients alone: CE by torch, in chunks, and by Liger Kernel and Cut Cross-Entropy where they
-         are installed (`pip install -e '.[peers]'`), beside the paper's loss
 large    SEMANTIC on rows with 2, 5 and 10 million tokens, of random ids
 prior    SEMANTIC with a prior, and CE that never holds its logits, as long as the paper's; how good all that is on
          held-out text, each run says
