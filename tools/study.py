@@ -44,7 +44,8 @@ from scta_lite.runs.settings import arguments
 
 LOW, MID, HIGH = VOCABS = (8_192, 50_000, 200_000)
 TUNED_STEPS, TRIALS = 400, {LOW: 10, MID: 6, HIGH: 6}
-TUNED_S = {MID: 30, HIGH: 45}  # seconds of each training in tuning
+TUNED_S = 30  # seconds of each training in tuning at the larger V
+TUNED_ON = {LOW: 256, MID: 256, HIGH: 64}  # validation examples to choose by: at V = 200,000 a position costs 4 µs
 SECONDS = 200  # of each training in the comparison by seconds, the same at every V
 EQUAL = {LOW: (2_500,), MID: (2_500, 600), HIGH: (2_500,)}
 SEEDS = {LOW: 3, MID: 2, HIGH: 1}  # after equal steps; after equal seconds one
@@ -169,10 +170,11 @@ def tune(vocab: int, label: str, run: Run) -> dict:
         steps, start, kept = TUNED_STEPS, START | own, {}
     else:
         kept = settled(VOCABS[VOCABS.index(vocab) - 1], label, run)
-        steps = steps_in(TUNED_S[vocab], vocab, label, run)
+        steps = steps_in(TUNED_S, vocab, label, run)
         axes = ("table_lr", "temperature", "lr") if "temperature" in own else ("table_lr", "lr")
         start = {axis: kept[axis] for axis in axes}
-    always = common(vocab) | scheduled(steps) | {"eval_every": steps} | fixed(vocab, label) | kept
+    looks = {"eval_every": steps, "eval_examples": TUNED_ON[vocab]}
+    always = common(vocab) | scheduled(steps) | looks | fixed(vocab, label) | kept
 
     def score(settings: list[dict]) -> list[float]:
         return nlls(run([Spec(**always | changes) for changes in settings], f"{vocab}/tune"))
@@ -232,7 +234,8 @@ def row(vocab: int, label: str, run: Run, steps: int, seed: int, **changes: Any)
 
 
 def planned(vocab: int, steps: int, seed: int) -> dict[str, Any]:
-    return common(vocab) | scheduled(steps) | {"eval_every": max(1, steps // 5), "seed": seed}
+    looks = 2 if vocab == HIGH else 5
+    return common(vocab) | scheduled(steps) | {"eval_every": max(1, steps // looks), "seed": seed}
 
 
 def seeds(vocab: int, label: str) -> range:
