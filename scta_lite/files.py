@@ -56,10 +56,10 @@ def tidy(folder: Path) -> None:
     for part in folder.glob(".*.part"):
         found = re.search(r"\.(\d+)@(.+)\.part$", part.name)
         if found and found[2] == socket.gethostname() and not _alive(int(found[1])):
-            _remove(part)
+            remove(part)
 
 
-def _remove(part: Path) -> None:
+def remove(part: Path) -> None:
     """The file, or the folder with all that is in it, if it is there."""
     if part.is_dir():
         shutil.rmtree(part, ignore_errors=True)
@@ -141,7 +141,7 @@ def becoming(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
     finally:
-        _remove(folder)
+        remove(folder)
 
 
 @contextmanager

@@ -53,10 +53,9 @@ class Training:
         batches = _batches(spec, self.examples, device, self.done)
         for _ in range(self.done, steps):
             self._step(batches)
-            finite = show(self.done, self.losses)
             if len(self.timer.steps) == 1 and device.type == "cuda":
                 machine.reset_peak_memory(device)
-            seconds = clock.seconds()
+            finite, seconds = self._agreed(show(self.done, self.losses), clock.seconds())
             over_budget = spec.budget_s is not None and self.done >= 4 and seconds > spec.budget_s
             last = self.done == steps or over_budget or not finite
             if self.held and finite and self._look_due(seconds, last):
@@ -98,7 +97,7 @@ class Training:
         A damaged one is set aside, and the run begins anew.
         """
         try:
-            tensors, header = weights.read(path)
+            tensors, header = self._read(path)
         except ValueError as error:
             warnings.warn(f"{error}; it is {set_aside(path).name} now, and the run begins anew", stacklevel=2)
             return
@@ -123,6 +122,20 @@ class Training:
             self.losses[: self.done] = tensors["losses"]
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
+
+    def whole(self) -> LanguageModel:
+        """The model; of several ranks the one that one rank would have."""
+        return self.model
+
+    def _agreed(self, finite: bool, seconds: float) -> tuple[bool, float]:
+        """Whether the loss is finite, and the seconds so far, as all ranks see them."""
+        return finite, seconds
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """A checkpoint's tensors and header."""
+        if path.is_dir():
+            raise OSError(f"{path.name}: of several ranks; expected torchrun, of one rank or more, to go on from it")
+        return weights.read(path)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"losses": self.losses[: self.done], "generator": self.generator.get_state()}
@@ -192,7 +205,8 @@ class Training:
     def _look(self, seconds: float) -> None:
         """Quality on the validation half; without the memory for it the training goes on, and looks no more."""
         try:
-            self.validation.append({"step": self.done, "seconds": seconds, **self.held.look(self.model)})
+            if (model := self.whole()) is not None:
+                self.validation.append({"step": self.done, "seconds": seconds, **self.held.look(model)})
         except (MemoryError, RuntimeError) as error:
             if not machine.is_out_of_memory(error):
                 raise

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from scta_lite import cost, evaluate, text
@@ -28,6 +29,7 @@ EXAMPLES = """examples:
   python -m scta_lite.train --method semantic --vocab 50k --steps 100 --out runs/mine
   python -m scta_lite.train --method semantic_prior --vocab 50k --optimizer rows --lr 3e-3 --table-lr 1e-2 --epochs 1 \\
       --schedule cosine --warmup 100 --clip 1 --betas 0.9 0.99 --evaluate --out runs/mine
+  torchrun --nproc-per-node 2 -m scta_lite.train --method semantic_prior --vocab 1M --optimizer rows --out runs/two
 """
 
 
@@ -41,13 +43,20 @@ def train(
 
     Raises what goes wrong: ValueError for a Spec that this machine or text cannot serve, torch.OutOfMemoryError,
     MemoryError. The sweep turns these into a Result's status instead. A loss that is no longer finite ends the run: its
-    Result's status is "failed", and `reason` gives the step.
+    Result's status is "failed", and `reason` gives the step. With a default process group of torch.distributed all its
+    ranks do the run together (see `sharded`), and the first has the model; `torchrun` makes one for the command.
     """
     if not isinstance(spec, Spec):
         raise ValueError(f"spec={spec!r}: expected a Spec")
     device = machine.device(spec.device)
     if spec.capture and device.type != "cuda":
         raise ValueError(f"capture=True: expected False with device={spec.device!r}, which is no GPU here")
+    model_of, training_of = LanguageModel, Training
+    if dist.is_available() and dist.is_initialized():
+        from scta_lite import sharded
+
+        sharded.check(spec)
+        model_of, training_of = sharded.build, sharded.ShardedTraining
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
@@ -60,17 +69,18 @@ def train(
     with _torch_settings(spec):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(spec.seed)
-            model = LanguageModel(spec, examples.counts).to(device)
+            model = model_of(spec, examples.counts).to(device)
         if spec.stage1:
             _begin_stage2(spec, model, held, corpus.fingerprint)
-        training = Training(spec, model, examples, held if spec.evaluate else None)
-        if path and path.is_file():
+        training = training_of(spec, model, examples, held if spec.evaluate else None)
+        if path and path.exists():
             training.resume(path)
         found = {"status": "ok"} | training.run(progress, path, checkpoint_s)
         result = Result(
             spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=len(examples),
             needed_memory_bytes=cost.peak_bytes(spec, device.type), free_memory_bytes=free,
-            machine=machine.name(device), host=machine.host(device), date=machine.now(), model=model, **found,
+            machine=machine.name(device), host=machine.host(device), date=machine.now(),
+            model=training.whole(), **found,
         )  # fmt: skip
         if result.validation and result.status == "ok":
             _judge(result, held)
@@ -165,7 +175,8 @@ def main(arguments: list[str] | None = None) -> None:
         if child:
             _serve(spec, out)
             return
-        with tqdm(unit=" steps") as bar:
+        first = _joined(spec)
+        with tqdm(unit=" steps", disable=not first) as bar:
 
             def show(step: int, steps: int, loss: float | None) -> None:
                 bar.total = steps
@@ -175,6 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
             result = train(spec, progress=show, checkpoint=out, checkpoint_s=checkpoint_s)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    if not first:
+        sys.exit(result.status != "ok")
     if result.status != "ok":
         result.model = None
     try:
@@ -185,6 +198,16 @@ def main(arguments: list[str] | None = None) -> None:
     if result.status != "ok":
         parser.exit(1, f"{parser.prog}: {result.status}: {result.reason} ({path})\n")
     print(path)
+
+
+def _joined(spec: Spec) -> bool:
+    """Whether this process is to write what is found: the only one, or of those that torchrun started the first."""
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        return True
+    if on_gpu := machine.device(spec.device).type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    return dist.get_rank() == 0
 
 
 def _serve(spec: Spec, out: Path) -> None:

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from scta_lite.files import in_clone
 
@@ -71,6 +72,7 @@ def host(on: torch.device) -> dict:
         "cuda": torch.version.cuda if on.type == "cuda" else None,
         "card": str(_properties(on).uuid)[:8] if on.type == "cuda" else None,  # of several of one name, which
         "commit": _commit(),
+        "ranks": dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,  # see `sharded`
     }
 
 

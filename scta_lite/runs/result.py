@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scta_lite.files import replace_file
+from scta_lite.files import remove, replace_file
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.weights import write
 
@@ -88,7 +88,7 @@ class Result:
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
         if self.model is not None:
             write(path.with_suffix(".safetensors"), self.model.state_dict())
-        path.with_suffix(CHECKPOINT).unlink(missing_ok=True)
+        remove(path.with_suffix(CHECKPOINT))
         return path
 
 

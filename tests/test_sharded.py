@@ -1,0 +1,164 @@
+"""Two and three ranks do what one does: losses and rows in float64, memory, checkpoints of another number of ranks."""
+
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from scta_lite import Spec, load, sharded, text, train
+from scta_lite.loop import Training, _batches
+from scta_lite.model import LanguageModel
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+V, STEPS = 1001, 10  # V rows do not divide by 2 or 3
+SMALL = {"vocab": V, "optimizer": "rows", "corpus": "zipf", "hidden": 16, "semantic_dim": 16, "batch": 12, "seq_len": 9,
+         "examples": 60, "epochs": 2, "clip": 0.5, "schedule": "cosine", "weight_decay": 0.3, "lr": 0.01}  # fmt: skip
+SPECS = [
+    Spec(method="semantic_prior", **SMALL),  # negatives that all positions share
+    Spec(method="semantic", **SMALL),  # each position's own
+    Spec(method="sampled_softmax", sampler="in_batch", input_dim=8, **SMALL),  # the targets of other ranks too
+]
+
+
+@contextmanager
+def in_float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def group(rank, ranks, folder):
+    """The ranks' process group, which finds itself through a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group{ranks}", rank=rank, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def trained(spec, model_of=sharded.build, training_of=sharded.ShardedTraining, resumed=None, save_at=None):
+    """A training of the Spec's steps, from a checkpoint, or up to a step after which one is saved."""
+    examples = text.load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
+    torch.manual_seed(spec.seed)
+    training = training_of(spec, model_of(spec, examples.counts), examples)
+    if resumed:
+        training.resume(resumed)
+    batches = _batches(spec, examples, training.device, training.done)
+    for _ in range(training.done, save_at[1] if save_at else STEPS):
+        training._step(batches)
+    if save_at:
+        training.save(save_at[0])
+    return training
+
+
+def found(training):
+    """Losses and the whole model's tensors; on the first rank alone."""
+    model = training.whole()
+    return model and {"losses": training.losses, **model.state_dict()}
+
+
+def work(rank, ranks, folder):
+    """What a rank of the tests does; the first writes down what was found."""
+    with in_float64(), group(rank, ranks, folder):
+        of = {}
+        for i, spec in enumerate(SPECS):
+            training = trained(spec)
+            of[i] = found(training)
+            tables = [m for m in training.model.modules() if isinstance(m, sharded.ShardedTable)]
+            assert [len(table.stored) for table in tables] == [len(range(rank, V, ranks))] * 2
+            assert (
+                sum(len(x) for x in training.optimizers[1].snapshot().values() if x.dim() == 2) < 6.1 * V / ranks + 40
+            )
+        if ranks == 2:
+            trained(SPECS[1], save_at=(folder / "two", 4))
+        else:
+            of["resumed"] = found(trained(SPECS[1], resumed=folder / "two"))
+            with pytest.raises(IndexError, match=f"ids from 3 to {V}: expected ids from 0 up and below {V}"):
+                tables[0](torch.tensor([3, V]))
+    if rank == 0:
+        torch.save(of, folder / f"found{ranks}.pt")
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory):
+    """What two ranks found, and three that went on from their checkpoint too."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for ranks in (2, 3):
+        mp.start_processes(work, (ranks, folder), nprocs=ranks, start_method="spawn")
+    return {ranks: torch.load(folder / f"found{ranks}.pt") for ranks in (2, 3)} | {"folder": folder}
+
+
+@pytest.fixture(scope="module")
+def of_one():
+    with in_float64():
+        return [found(trained(spec, LanguageModel, Training)) for spec in SPECS]
+
+
+def close(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-9, msg=lambda said, name=name: f"{name}: {said}")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("i", range(len(SPECS)), ids=[spec.method for spec in SPECS])
+def test_as_one(of_ranks, of_one, ranks, i):
+    assert of_one[i]["losses"].diff().abs().min() > 1e-6  # each step's differs by more than what is compared
+    close(of_ranks[ranks][i], of_one[i])
+
+
+def test_resumed_on_three_and_on_one(of_ranks, of_one, tmp_path):
+    close(of_ranks[3]["resumed"], of_one[1])
+    with in_float64(), group(0, 1, tmp_path):
+        close(found(trained(SPECS[1], resumed=of_ranks["folder"] / "two")), of_one[1])
+
+
+def test_one_rank_begins_and_two_would_go_on(of_one, tmp_path):
+    with in_float64():
+        trained(SPECS[1], LanguageModel, Training, save_at=(tmp_path / "one", 4))
+        with group(0, 1, tmp_path):
+            close(found(trained(SPECS[1], resumed=tmp_path / "one")), of_one[1])
+
+
+def test_bad_input(of_ranks, tmp_path):
+    (tmp_path / "kept" / "5").mkdir(parents=True)
+    (tmp_path / "kept" / "5" / "1-of-2.safetensors").write_bytes(b"")
+    with pytest.raises(OSError, match="of several ranks; expected torchrun"), in_float64():
+        trained(SPECS[1], LanguageModel, Training, resumed=of_ranks["folder"] / "two")
+    with group(0, 1, tmp_path):
+        with pytest.raises(ValueError, match="optimizer='dense': expected 'rows' on several ranks"):
+            train(Spec(method="semantic", vocab=V, corpus="zipf"))
+        with pytest.raises(ValueError, match=r"method='ce': expected 'semantic' or .* on several ranks"):
+            train(Spec(method="ce", vocab=V, corpus="zipf", optimizer="rows"))
+        with (
+            pytest.raises(RuntimeError, match="kept: no step has all its parts; remove it to begin again"),
+            in_float64(),
+        ):
+            trained(SPECS[1], resumed=tmp_path / "kept")
+
+
+def test_torchrun(tmp_path):
+    """The command of the module's text, with quality at the end: one run's file, with the whole model."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scta_lite.train",
+               "--method", "semantic_prior", "--vocab", "1001", "--optimizer", "rows", "--evaluate", "--out", tmp_path,
+               *"--corpus zipf --hidden 16 --batch 12 --examples 60 --epochs 1 --checkpoint-s 0".split()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.json")
+    assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".json", ".safetensors"]
+    assert str(path) in done.stdout
+    run, result = json.loads(path.read_text()), load(tmp_path)
+    assert run["host"]["ranks"] == 2
+    assert run["full_vocab"]["positions"] > 0
+    assert result.model.embed.weight.shape == (1001, 16)
+    alone = train(result.spec)
+    assert run["full_vocab"]["nll"] == pytest.approx(alone.full_vocab["nll"], abs=1e-4)
