@@ -22,6 +22,8 @@ ADAMW = 7  # a parameter that AdamW moves: read with its gradient and two moment
 GRU_STATES = 12  # arrays (N, d) of the GRU and its gates, written forward, and both read and written backward
 BLOCK_STATES, MLP_STATES, END_STATES = 11, 2, 6  # the same of a Transformer: a block; of the MLP's width; at its ends
 FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 whatever the precision
+ID = 8  # bytes of an id that is sent
+SAMPLER = 12  # bytes a token: log q, and the running sum of q
 HOLES = {"cpu": 0.15, "cuda": 0.0}  # share of the backbone's arrays that the C library's heap leaves free between them
 PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
 
@@ -123,6 +125,30 @@ def peak_bytes(spec: Spec, device: str = "cpu") -> int:
     context."""
     holes = HOLES[device] * _states(spec) * spec.positions * spec.hidden * FLOAT
     return sum(memory(spec).values()) + int(holes) + (PROCESS[device] if device == "cpu" else 0)
+
+
+def ranks_memory(spec: Spec, ranks: int) -> int:
+    """Bytes of the step's peak on each of so many ranks (`sharded`), the process's own left out.
+
+    A rank has its part of each table that is trained by rows, and of the batch; all else is whole on each, and the 12
+    bytes a token from which it draws negatives.
+    """
+    part = replace(spec, batch=max(1, spec.batch // ranks))
+    tables = sum(spec.vocab * (3 * dim + 2) * FLOAT for _, dim in rows_used(spec).values())
+    return int(sum(memory(part).values()) - tables * (1 - 1 / ranks)) + SAMPLER * spec.vocab * (ranks > 1)
+
+
+def sent_bytes(spec: Spec, ranks: int) -> dict[str, int]:
+    """Bytes that each of so many ranks sends to others in a step, at most, by what they are.
+
+    "rows": to those that have them the ids of a look-up, distinct but for the inputs, and later their gradients, and as
+    many rows to those that asked. "targets", of which each rank knows all. "gradients" of what all ranks have, summed
+    in a ring: twice their size.
+    """
+    part, away = replace(spec, batch=max(1, spec.batch // ranks)), (ranks - 1) / ranks
+    rows = sum(n * (ID + 2 * FLOAT * dim) for n, dim in rows_used(part).values())
+    return {"rows": int(away * rows), "targets": ID * part.positions * (ranks - 1),
+            "gradients": int(2 * away * FLOAT * _dense(spec))}  # fmt: skip
 
 
 def fits(spec: Spec) -> tuple[bool, int, int]:

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from scta_lite import Spec, load, sharded, text, train
+from scta_lite import Spec, cost, load, sharded, text, train
 from scta_lite.loop import Training, _batches
 from scta_lite.model import LanguageModel
 
@@ -45,6 +45,23 @@ def group(rank, ranks, folder):
         dist.destroy_process_group()
 
 
+@contextmanager
+def counted(sizes):
+    """Adds up the numbers of ids and rows that go to other ranks, each by its bytes."""
+    kept = sharded._exchanged
+
+    def exchanged(x, sent, received):
+        if x.dim() == 2 or len(sent) != len(x):  # not the numbers of ids that are to come
+            sizes.append((sum(sent) - sent[dist.get_rank()]) * x[:1].nbytes)
+        return kept(x, sent, received)
+
+    sharded._exchanged = exchanged
+    try:
+        yield
+    finally:
+        sharded._exchanged = kept
+
+
 def trained(spec, model_of=sharded.build, training_of=sharded.ShardedTraining, resumed=None, save_at=None):
     """A training of the Spec's steps, from a checkpoint, or up to a step after which one is saved."""
     examples = text.load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
@@ -71,8 +88,12 @@ def work(rank, ranks, folder):
     with in_float64(), group(rank, ranks, folder):
         of = {}
         for i, spec in enumerate(SPECS):
-            training = trained(spec)
+            sizes = []
+            with counted(sizes):
+                training = trained(spec)
             of[i] = found(training)
+            cost.FLOAT = 8  # bytes of a float64
+            of["sent", i] = sum(sizes) / STEPS / cost.sent_bytes(spec, ranks)["rows"]
             tables = [m for m in training.model.modules() if isinstance(m, sharded.ShardedTable)]
             assert [len(table.stored) for table in tables] == [len(range(rank, V, ranks))] * 2
             assert (
@@ -114,6 +135,13 @@ def close(a, b):
 def test_as_one(of_ranks, of_one, ranks, i):
     assert of_one[i]["losses"].diff().abs().min() > 1e-6  # each step's differs by more than what is compared
     close(of_ranks[ranks][i], of_one[i])
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sent_bytes(of_ranks, ranks):
+    """What is sent is at most what the formula says; less as ids repeat, here among 1,001 tokens by Zipf's law."""
+    for i, spec in enumerate(SPECS):
+        assert 0.2 < of_ranks[ranks]["sent", i] < 1.0, spec.method
 
 
 def test_resumed_on_three_and_on_one(of_ranks, of_one, tmp_path):

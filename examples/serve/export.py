@@ -1,0 +1,87 @@
+"""Makes of a stored run what a server needs: `python examples/serve/export.py RUNS --out FOLDER`. The folder holds
+
+step.pt2        torch.export's program of one step: ids (B,) and the GRU's state (B, d) to queries (B, F), and its next
+index.faiss     the index of a vector for each token, which finds those with the highest scores for a query
+vocabulary.npz  words and phrases, to turn text into ids and back
+config.json     the sizes, and what the index needs to turn its distances into scores
+<run id>.json, <run id>.safetensors   the run and its weights, as they were trained
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scta_lite import VocabTable, decode, load, text
+from scta_lite.files import writable
+from scta_lite.model import LanguageModel
+
+
+class Step(nn.Module):
+    """What the model does with one more token; `decode.search_space` holds what its queries are searched in."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.embed = model.embed.to_embedding() if isinstance(model.embed, VocabTable) else model.embed
+        self.widen, self.head = model.widen, model.head
+        self.cell = nn.GRUCell(model.backbone.input_size, model.backbone.hidden_size)  # a GRU for one token
+        self.cell.load_state_dict({name.removesuffix("_l0"): x for name, x in model.backbone.state_dict().items()})
+
+    def forward(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.cell(self.widen(self.embed(ids)), state)
+        return decode.query(self.head, state), state
+
+
+def export(runs: Path, out: Path, run_id: str | None = None, kind: str = "HNSW32") -> None:
+    """Writes the folder; ValueError for a run without its model, of a Transformer, or without a text."""
+    result = load(runs, run_id)
+    spec, model = result.spec, result.model
+    for name, found, fits, expected in (
+        ("model", None, model is not None, f"{result.run_id}.safetensors beside the run"),
+        ("backbone", spec.backbone, spec.backbone == "gru", "'gru', whose state does not grow with the text"),
+        ("corpus", spec.corpus, spec.corpus != "zipf", "a text, as a server is asked in words"),
+        ("method", spec.method, hasattr(model and model.head, "vectors"), "one with a vector for each token"),
+    ):
+        if not fits:
+            raise ValueError(f"{name}={found!r}: expected {expected}")
+    corpus = text.load(spec.corpus, max_characters=spec.max_characters)
+    if corpus.fingerprint != result.fingerprint:
+        raise ValueError(f"corpus={spec.corpus!r}: it has changed since the run; expected {result.fingerprint}")
+    writable(out)
+    step, state = Step(model.eval()).requires_grad_(False), torch.zeros(2, spec.hidden)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(step, (torch.zeros(2).long(), state), dynamic_shapes=({0: batch}, {0: batch}))
+    torch.export.save(program, out / "step.pt2")
+    vectors = decode.search_space(model.head)
+    index = decode.Approximate(vectors, kind)
+    faiss.write_index(index.index, str(out / "index.faiss"))
+    entries = corpus.vocabulary(spec.vocab)
+    np.savez_compressed(out / "vocabulary.npz", words=np.array(list(entries.words), dtype=str), phrases=entries.phrases)
+    config = {"run_id": result.run_id, "vocab": spec.vocab, "hidden": spec.hidden, "query": vectors.shape[1],
+              "index": kind, "longest": index.longest.item()}  # fmt: skip
+    (out / "config.json").write_text(json.dumps(config, indent=1))
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(runs / f"{result.run_id}{suffix}", out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder that a training was written to")
+    parser.add_argument("--run-id", help="which of its runs, where there are several")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--index", default="HNSW32", help='of faiss: "HNSW32", "IVF1024,Flat", "Flat", …')
+    asked = parser.parse_args()
+    try:
+        export(asked.runs, asked.out, asked.run_id, asked.index)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(asked.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The next tokens of a text over HTTP, from what `export.py` wrote: `python examples/serve/serve.py FOLDER`.
+
+curl localhost:8000/next --json '{"text": "The model is", "k": 3}'
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel, Field
+
+from scta_lite.text.vocabulary import Vocabulary
+
+LONGEST = 2_000  # characters of a text that is read
+
+
+class Asked(BaseModel):
+    text: str = Field(min_length=1, max_length=LONGEST)
+    k: int = Field(default=5, ge=1, le=100)
+
+
+class Token(BaseModel):
+    id: int
+    text: str
+    score: float  # not a probability, which would need the scores of all V tokens
+
+
+class Server:
+    """The step, the index and the vocabulary of an exported folder."""
+
+    def __init__(self, folder: Path, effort: int = 64):
+        self.config = json.loads((folder / "config.json").read_text())
+        self.step = torch.export.load(folder / "step.pt2").module()
+        self.index = faiss.read_index(str(folder / "index.faiss"))
+        if "HNSW" in self.config["index"] or "IVF" in self.config["index"]:
+            name = "efSearch" if "HNSW" in self.config["index"] else "nprobe"
+            faiss.ParameterSpace().set_index_parameter(self.index, name, effort)
+        stored = np.load(folder / "vocabulary.npz")
+        self.vocabulary = Vocabulary(stored["words"].tolist(), stored["phrases"])
+
+    @torch.no_grad()
+    def next(self, text: str, k: int) -> list[Token]:
+        """The k tokens with the highest scores after the text, best first; fewer where the search found fewer."""
+        state = torch.zeros(1, self.config["hidden"])
+        for i in self.vocabulary.encode(text).tolist():
+            query, state = self.step(torch.tensor([i]), state)
+        square = self.config["longest"]  # as scta_lite.decode.Approximate stretches a query, and reads its distances
+        stretch = (square / query.square().sum().clamp_min(1e-12)).sqrt()
+        distances, ids = self.index.search(F.pad(stretch * query, (0, 1)).numpy(), k)
+        scores = (square - torch.from_numpy(distances[0]) / 2) / stretch
+        return [Token(id=i, text=self.vocabulary.decode([i]), score=score)
+                for i, score in zip(ids[0].tolist(), scores.tolist(), strict=True) if i >= 0]  # fmt: skip
+
+
+def app(folder: Path, effort: int = 64) -> FastAPI:
+    """`POST /next`, and `GET /` with what is served."""
+    torch.set_num_threads(1)  # a request is too small to share out; several at a time use the other cores
+    faiss.omp_set_num_threads(1)
+    server, made = Server(folder, effort), FastAPI(title="scta_lite: the next tokens")
+
+    @made.get("/")
+    def served() -> dict:
+        return server.config
+
+    @made.post("/next")
+    def next_tokens(asked: Asked) -> list[Token]:
+        return server.next(asked.text, asked.k)
+
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what export.py wrote")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--effort", type=int, default=64, help="HNSW's candidates, or IVF's lists")
+    asked = parser.parse_args()
+    uvicorn.run(app(asked.folder, asked.effort), port=asked.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()
