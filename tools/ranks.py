@@ -26,10 +26,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ranks", help="folder (default: runs/ranks)")
     asked = parser.parse_args()
     kinds = [("one", 16, ()), ("one", 8, ()), ("two", 16, TORCHRUN)]
-    runs = [
-        (seed, method, *kind) for seed in range(ROUNDS) for method in ("semantic", "semantic_prior") for kind in kinds
-    ]
-    for seed, method, name, batch, torchrun in tqdm(runs):
+    methods = "semantic", "semantic_prior"
+    for seed, method, (name, batch, torchrun) in tqdm(list(product(range(ROUNDS), methods, kinds))):
         spec = Spec(method=method, vocab=asked.vocab, optimizer="rows", batch=batch, steps=STEPS, seed=seed, threads=1)
         out = asked.out / name
         command = [sys.executable, *torchrun, "-m", "scta_lite.train", *arguments(spec), "--out", out]
