@@ -51,7 +51,7 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
     except KeyError as missing:
         pytest.skip(f"the study goes on: {missing} is not stored yet")
     planned = set(stored.asked)
-    for part in parts & {"equal", "changed", "seconds"}:
+    for part in parts & {"equal", "changed", "seconds", "data"}:
         planned |= {(f"{vocab}/{part}", spec.run_id("")) for spec in study.PARTS[part](vocab, stored)}
     there = {key for key in stored.runs if key[0].startswith(f"{vocab}/")}
     assert there <= planned

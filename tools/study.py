@@ -10,6 +10,7 @@ decay    at 8,192 the weight decay of 2,500 steps: the best of 400 steps, a thir
 equal    every method at its own best settings, after equal steps: the paper's 2,500, and at 50,000 also 600; of the
          four exact softmaxes two at 50,000 and one at 200,000 for as many as 2,500
 seconds  the same after equal seconds: as many steps as its measured step allows
+data     at 8,192 CE and the one with a prior in the same seconds on fewer examples, again and again
 changed  what each setting does, one at a time; and the same with a constant rate (8,192 alone)
 controls a bigram and a trigram of the same text, with the seconds to count it
 
@@ -25,6 +26,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -51,6 +53,7 @@ EQUAL = {LOW: (2_500,), MID: (2_500, 600), HIGH: (2_500,)}
 SEEDS = {LOW: 3, MID: 2, HIGH: 1}  # after equal steps; after equal seconds one
 EXACT_SEEDS = {LOW: 3, MID: 1, HIGH: 1}
 ROUNDS = 3  # of step times
+EXAMPLES = (2_500, 10_000, 40_000)  # fewer than are seen once in the comparison by seconds
 LADDERS = {  # the values that a setting may have in a search, in order
     "lr": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
     "table_lr": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
@@ -306,6 +309,13 @@ def seconds(vocab: int, run: Run) -> list[Spec]:
     return specs
 
 
+def data(vocab: int, run: Run) -> list[Spec]:
+    """In the same seconds over fewer examples, so often that the steps are as many."""
+    whole = {label: spec for label, spec in zip(LABELS, seconds(vocab, run), strict=True) if label in ("CE", PRIOR)}
+    return [replace(spec, examples=n, epochs=-(-spec.steps // (n // PAPER.batch)))
+            for spec in whole.values() for n in EXAMPLES if n < spec.examples]  # fmt: skip
+
+
 def changed(vocab: int, run: Run) -> list[Spec]:
     """From the best settings, one other at a time, in as many steps as tuning had; and a rate that stays constant."""
     values = {
@@ -325,9 +335,9 @@ def changed(vocab: int, run: Run) -> list[Spec]:
 
 
 PARTS = {
-    part.__name__: part for part in (tune, cost, decay, models, equal, changed, seconds, controls)
+    part.__name__: part for part in (tune, cost, decay, models, equal, changed, seconds, data, controls)
 }  # in this order
-ONLY_LOW = ("decay", "models", "changed")
+ONLY_LOW = ("decay", "models", "changed", "data")
 
 
 def live(out: Path) -> Run:

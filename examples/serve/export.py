@@ -37,8 +37,11 @@ class Step(nn.Module):
         return decode.query(self.head, state), state
 
 
-def export(runs: Path, out: Path, run_id: str | None = None, kind: str = "HNSW32") -> None:
-    """Writes the folder; ValueError for a run without its model, of a Transformer, or without a text."""
+def export(runs: Path, out: Path, run_id: str | None = None, kind: str = "HNSW32", corpus: str | None = None) -> None:
+    """Writes the folder; `corpus` is the path of the run's text, of which its file has the name alone.
+
+    ValueError for a run without its model, of a Transformer, without a text, or of another text.
+    """
     result = load(runs, run_id)
     spec, model = result.spec, result.model
     for name, found, fits, expected in (
@@ -49,18 +52,20 @@ def export(runs: Path, out: Path, run_id: str | None = None, kind: str = "HNSW32
     ):
         if not fits:
             raise ValueError(f"{name}={found!r}: expected {expected}")
-    corpus = text.load(spec.corpus, max_characters=spec.max_characters)
-    if corpus.fingerprint != result.fingerprint:
-        raise ValueError(f"corpus={spec.corpus!r}: it has changed since the run; expected {result.fingerprint}")
+    read = text.load(corpus or spec.corpus, max_characters=spec.max_characters)
+    if read.fingerprint != result.fingerprint:
+        raise ValueError(f"corpus={corpus or spec.corpus!r}: not as the run read it; expected the text {spec.corpus!r} "
+                         "as it was then")  # fmt: skip
     writable(out)
     step, state = Step(model.eval()).requires_grad_(False), torch.zeros(2, spec.hidden)
     batch = torch.export.Dim("batch")
-    program = torch.export.export(step, (torch.zeros(2).long(), state), dynamic_shapes=({0: batch}, {0: batch}))
+    with torch.no_grad():  # else a change to it within the step would be part of the program
+        program = torch.export.export(step, (torch.zeros(2).long(), state), dynamic_shapes=({0: batch}, {0: batch}))
     torch.export.save(program, out / "step.pt2")
     vectors = decode.search_space(model.head)
     index = decode.Approximate(vectors, kind)
     faiss.write_index(index.index, str(out / "index.faiss"))
-    entries = corpus.vocabulary(spec.vocab)
+    entries = read.vocabulary(spec.vocab)
     np.savez_compressed(out / "vocabulary.npz", words=np.array(list(entries.words), dtype=str), phrases=entries.phrases)
     config = {"run_id": result.run_id, "vocab": spec.vocab, "hidden": spec.hidden, "query": vectors.shape[1],
               "index": kind, "longest": index.longest.item()}  # fmt: skip
@@ -74,10 +79,11 @@ def main() -> None:
     parser.add_argument("runs", type=Path, help="the folder that a training was written to")
     parser.add_argument("--run-id", help="which of its runs, where there are several")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--index", default="HNSW32", help='of faiss: "HNSW32", "IVF1024,Flat", "Flat", …')
+    parser.add_argument("--index", default="HNSW32", help='of faiss: "HNSW32" or "IVF1024,Flat"')
+    parser.add_argument("--corpus", help="path of the run's text, if it was not the installed one")
     asked = parser.parse_args()
     try:
-        export(asked.runs, asked.out, asked.run_id, asked.index)
+        export(asked.runs, asked.out, asked.run_id, asked.index, asked.corpus)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(asked.out)

@@ -38,9 +38,8 @@ class Server:
         self.config = json.loads((folder / "config.json").read_text())
         self.step = torch.export.load(folder / "step.pt2").module()
         self.index = faiss.read_index(str(folder / "index.faiss"))
-        if "HNSW" in self.config["index"] or "IVF" in self.config["index"]:
-            name = "efSearch" if "HNSW" in self.config["index"] else "nprobe"
-            faiss.ParameterSpace().set_index_parameter(self.index, name, effort)
+        name = "efSearch" if "HNSW" in self.config["index"] else "nprobe"
+        faiss.ParameterSpace().set_index_parameter(self.index, name, effort)
         stored = np.load(folder / "vocabulary.npz")
         self.vocabulary = Vocabulary(stored["words"].tolist(), stored["phrases"])
 

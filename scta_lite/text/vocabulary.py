@@ -129,11 +129,15 @@ class Vocabulary:
     def _order(self) -> np.ndarray:
         return np.argsort(self.phrases)
 
+    @cached_property
+    def _keys(self) -> np.ndarray:
+        return self.phrases[self._order]
+
     def _encode_block(self, words: np.ndarray, spellings: list[list[int]]) -> np.ndarray:
         """Greedy longest match over whole words; then the words that are no entries are spelled."""
         whole = np.where(words < self.phrases_from, words, -1).astype(np.int64)
         best, length, gram = words.astype(np.int32), np.ones(len(words), dtype=np.int8), whole
-        keys = self.phrases[self._order]
+        keys = self._keys
         for n in range(2, LONGEST + 1 if len(keys) else 2):  # gram[i]: id of the n-gram that starts at word i, or -1
             wanted = _pair(gram[: max(0, len(words) - n + 1)], whole[n - 1 :])
             at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
