@@ -72,11 +72,11 @@ def by_kind(runs: pd.DataFrame) -> pd.DataFrame:
 def short(number: float) -> str:
     """A number as a reader says it.
 
-    >>> [short(n) for n in (50_000, 200_000, 1_000_000, 1_500_000, 38_308, 512, 3.14)]
-    ['50K', '200K', '1M', '1.5M', '38.3K', '512', '3.1']
+    >>> [short(n) for n in (50_000, 200_000, 999_999, 1_500_000, 12e9, 38_308, 512, 3.14)]
+    ['50K', '200K', '1M', '1.5M', '12B', '38.3K', '512', '3.1']
     """
-    for size, suffix in ((1e6, "M"), (1e3, "K")):
-        if number >= size:
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= 0.9995 * size:  # what three digits round to it
             return f"{number / size:.3g}{suffix}"
     return f"{number:.3g}" if number >= 10 else f"{number:.2g}"
 

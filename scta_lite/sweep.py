@@ -190,7 +190,7 @@ def is_done(path: Path) -> bool:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Runs each combination of the vocabularies, methods and optimisers given, and prints the table of their times."""
+    """Runs each combination of the vocabularies, methods and optimizers given, and prints the table of their times."""
     parser = argparse.ArgumentParser(
         prog="python -m scta_lite.sweep", usage="%(prog)s [--vocab V …] [--method METHOD …] [options]", epilog=EXAMPLES,
         description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -248,7 +248,7 @@ def _workers(scheduler: str | None) -> Iterator[Executor | None]:
 
 def _report(runs: pd.DataFrame, out: str | Path) -> None:
     print(ratios(runs).to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
-    print("ms: medians; ratio: of the step to semantic's with a dense optimiser; _q1, _q3: quartiles over the rounds")
+    print("ms: medians; ratio: of the step to semantic's with a dense optimizer; _q1, _q3: quartiles over the rounds")
     for run in runs[runs.status != "ok"].itertuples():
         print(printable(f"{run.run_id}: {run.status}: {run.reason}"))
     print(f"{len(runs)} runs in {out}")
