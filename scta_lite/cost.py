@@ -135,7 +135,7 @@ def ranks_memory(spec: Spec, ranks: int) -> int:
     """
     part = replace(spec, batch=max(1, spec.batch // ranks))
     tables = sum(spec.vocab * (3 * dim + 2) * FLOAT for _, dim in rows_used(spec).values())
-    return int(sum(memory(part).values()) - tables * (1 - 1 / ranks)) + SAMPLER * spec.vocab * (ranks > 1)
+    return int(sum(memory(part).values()) - tables * (1 - 1 / ranks)) + SAMPLER * spec.vocab
 
 
 def sent_bytes(spec: Spec, ranks: int) -> dict[str, int]:

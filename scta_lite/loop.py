@@ -49,7 +49,7 @@ class Training:
     def run(self, progress: Progress | None = None, checkpoint: Path | None = None, every_s: float = 600) -> dict:
         """The steps that are left, with a checkpoint every `every_s` seconds; the Result's fields that they measure."""
         spec, clock, device, steps = self.spec, self.clock, self.device, len(self.losses)
-        show, saved = Ticker(progress, steps, device), clock.seconds()
+        show, (_, saved) = Ticker(progress, steps, device), self._agreed(True, clock.seconds())
         batches = _batches(spec, self.examples, device, self.done)
         for _ in range(self.done, steps):
             self._step(batches)
@@ -206,7 +206,8 @@ class Training:
         """Quality on the validation half; without the memory for it the training goes on, and looks no more."""
         try:
             if (model := self.whole()) is not None:
-                self.validation.append({"step": self.done, "seconds": seconds, **self.held.look(model)})
+                found = self.held.to(model.device).look(model)
+                self.validation.append({"step": self.done, "seconds": seconds, **found})
         except (MemoryError, RuntimeError) as error:
             if not machine.is_out_of_memory(error):
                 raise

@@ -3,15 +3,19 @@
     torchrun --nproc-per-node 2 -m scta_lite.train --method semantic_prior --vocab 1M --optimizer rows --out runs/two
 
 Of R ranks, rank r has the rows i of each table with i mod R = r, and their moments: ids are sorted by frequency, so
-each has as many frequent ones. A look-up sends its distinct ids to the ranks that have them and gets rows back; the
-backward pass sends gradients the other way, and the rank that has a row adds them up and moves it, with a RowAdamW of
-its own. All other parameters are on every rank, and their gradients are summed. Nothing of size V is sent, and the
-training is that of one rank but for the order of sums. Left out: losses that score all V tokens, and what a rank could
-not decide alone, such as quality during the training. The text's counts, 12 bytes a token, are on every rank.
+each has about as many frequent ones. A look-up sends its distinct ids to the ranks that have them and gets rows back;
+the backward pass sends gradients the other way, and the rank that has a row adds them up and moves it, with a RowAdamW
+of its own. All other parameters are on every rank, and their gradients are summed. A step sends nothing of size V, and
+is that of one rank but for the order of sums. Left out: losses that score all V tokens, and what a rank could not
+decide alone, such as quality during the training. On every rank are what negatives are drawn from, 12 bytes a token,
+and with `evaluate` the text's counts and lengths, 24 more. The ranks see one folder for checkpoints.
 """
 
 import shutil
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from scta_lite import checks
+from scta_lite.files import remove, temporary
 from scta_lite.heads import TABLES
 from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
@@ -42,8 +47,10 @@ class ShardedTable(VocabTable):
         with torch.random.fork_rng(devices=[]):
             super().__init__(len(range(rank, rows, ranks)), dim)
         self.total = rows
-        for start in range(0, rows, DRAWN):  # the same numbers as all at once, without their memory
-            mine = nn.init.normal_(torch.empty(min(DRAWN, rows - start), dim))[(rank - start) % ranks :: ranks]
+        # The same numbers as all at once, without their memory; fewer than 16 torch would draw in another way
+        starts = range(0, max(1, rows - DRAWN + 1), DRAWN)
+        for start, stop in pairwise([*starts, rows]):
+            mine = nn.init.normal_(torch.empty(stop - start, dim))[(rank - start) % ranks :: ranks]
             place = -(-(start - rank) // ranks)  # of the first of them
             self.stored[place : place + len(mine)] = mine
 
@@ -59,14 +66,17 @@ class ShardedTable(VocabTable):
         rows = super().forward(_exchanged(once[order], ours, theirs) // ranks)
         return _Sent.apply(rows, theirs, ours)[order.argsort()[places]].view(*ids.shape, self.dim)
 
-    def gathered(self) -> Tensor | None:
-        """The whole table (rows, dim), on rank 0; None on the others. All ranks must call it."""
-        ranks = dist.get_world_size()
-        most = -(-self.total // ranks)
-        mine = torch.cat([self.weight, self.stored.new_zeros(most - self.rows, self.dim)])
-        parts = [torch.empty_like(mine) for _ in range(ranks)] if dist.get_rank() == 0 else None
-        dist.gather(mine, parts)
-        return None if parts is None else torch.stack(parts, 1).flatten(0, 1)[: self.total]
+    def gather_into(self, whole: Tensor | None) -> None:
+        """Writes the rows of all ranks into the whole table (rows, dim), which rank 0 has; all ranks must call it."""
+        ranks, weight = dist.get_world_size(), self.weight
+        for start in range(0, -(-self.total // ranks), DRAWN):  # of each rank's rows; the last may be one short
+            mine = weight.new_zeros(min(DRAWN, -(-self.total // ranks) - start), self.dim)
+            mine[: len(weight[start : start + DRAWN])] = weight[start : start + DRAWN]
+            parts = [torch.empty_like(mine) for _ in range(ranks)] if whole is not None else None
+            dist.gather(mine, parts)
+            if parts is not None:
+                rows = torch.stack(parts, 1).flatten(0, 1)
+                whole[start * ranks : start * ranks + len(rows)] = rows[: self.total - start * ranks]
 
 
 class _Sent(torch.autograd.Function):
@@ -94,34 +104,52 @@ class ShardedTraining(Training):
 
     rank, ranks = property(lambda self: dist.get_rank()), property(lambda self: dist.get_world_size())
 
+    made: tuple[int, LanguageModel | None] | None = None  # the whole model, and after which step
+
     def save(self, path: Path) -> None:
         """Writes this rank's part into a folder of the step within `path`; OSError on all ranks if one could not."""
         folder, error = path / str(self.done), None
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)  # what another save left unfinished
+        dist.barrier()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             super().save(folder / f"{self.rank}-of-{self.ranks}.safetensors")
         except OSError as failed:
             error = failed
-        failures = torch.tensor(float(error is not None), device=self.device)
-        dist.all_reduce(failures)
-        if self.rank == 0:
-            for old in [folder] if failures else [other for other in path.iterdir() if other != folder]:
-                shutil.rmtree(old, ignore_errors=True)
-        if failures:
+        if self._any(error is not None):
+            if self.rank == 0:
+                shutil.rmtree(folder, ignore_errors=True)
             raise error or OSError(f"{path.name}: another rank could not write its part")
+        if self.rank == 0:
+            for old in path.iterdir():
+                if old != folder:
+                    remove(old)
+
+    def resume(self, path: Path) -> None:
+        """Goes on from the last step of which all parts are there, of as many ranks as there were; else begins anew."""
+        if path.is_dir() and not _complete(path):
+            warnings.warn(f"{path.name}: no step has all its parts; the run begins anew", stacklevel=2)
+            return
+        super().resume(path)
+        dist.barrier()  # all have read it
+        if self.rank == 0 and path.is_file():  # of one process: from now on a part of one
+            kept, folder = temporary(path), path / str(self.done)
+            path.rename(kept)
+            folder.mkdir(parents=True)
+            kept.rename(folder / "0-of-1.safetensors")
+        dist.barrier()
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What this rank needs of the last checkpoint, whose parts are of as many ranks as there were then."""
-        found = {} if path.is_dir() else {0: [path]}  # of each step the parts, by rank, if all are there
-        for folder in path.iterdir() if path.is_dir() else ():
-            parts = sorted(folder.glob("*-of-*.safetensors"), key=lambda part: int(part.name.partition("-")[0]))
-            if parts and parts[-1].stem.endswith(f"-of-{len(parts)}"):
-                found[int(folder.name)] = parts
-        if not found:
-            raise RuntimeError(f"{path.name}: no step has all its parts; remove it to begin again")
-        parts, V, mine = found[max(found)], self.spec.vocab, {}
+        """What this rank needs of the last checkpoint."""
+        parts, V, mine = _complete(path) if path.is_dir() else [path], self.spec.vocab, {}
         for then, part in enumerate(parts):
-            tensors, header = weights.read(part)
+            if len(parts) == self.ranks and then != self.rank:
+                continue
+            try:
+                tensors, header = weights.read(part)
+            except ValueError as error:
+                raise OSError(f"{error}; expected {path.name} removed, to begin anew") from None
             ids = torch.arange(then, V, len(parts))
             here = ids % self.ranks == self.rank
             for name, x in tensors.items():
@@ -135,17 +163,39 @@ class ShardedTraining(Training):
         return mine, header
 
     def whole(self) -> LanguageModel | None:
-        """The model that one rank would have, on rank 0, whose memory must hold it; None on the others."""
-        state = self.model.state_dict()
-        for name, module in self.model.named_modules():
-            if isinstance(module, ShardedTable):
-                state[f"{name}.weight"] = module.gathered()
-        if self.rank:
+        """The model that one rank would have, on rank 0, in the host's memory, which must hold it; None on the others.
+
+        None too after a loss that is not finite, and, with a warning, where there is no memory for it.
+        """
+        if self.made is None or self.made[0] != self.done:
+            self.made = self.done, self._gathered() if self.losses[: self.done].isfinite().all() else None
+        return self.made[1]
+
+    def _gathered(self) -> LanguageModel | None:
+        one = None
+        if self.rank == 0:
+            with suppress(MemoryError, RuntimeError), torch.random.fork_rng(devices=[]):
+                one = LanguageModel(self.spec, self.examples.counts)
+        if self._any(self.rank == 0 and one is None):
+            warnings.warn("no memory for the whole model; its parts are in the last checkpoint, if any", stacklevel=2)
             return None
-        with torch.random.fork_rng(devices=[]):
-            one = LanguageModel(self.spec, self.examples.counts).to(self.device)
-        one.load_state_dict(state)
+        mine = dict(self.model.named_modules())
+        for name, module in mine.items():
+            if isinstance(module, ShardedTable):
+                module.gather_into(one.get_submodule(name).weight if one else None)
+        if one:
+            state = self.model.state_dict()
+            for name, module in mine.items():
+                if isinstance(module, ShardedTable):
+                    del state[f"{name}.weight"]
+            one.load_state_dict(state, strict=False)
         return one
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is so on any rank."""
+        count = torch.tensor(float(here), device=self.device)
+        dist.all_reduce(count)
+        return bool(count)
 
     def _agreed(self, finite: bool, seconds: float) -> tuple[bool, float]:
         told = torch.tensor([finite, seconds], dtype=torch.float64, device=self.device)
@@ -176,6 +226,18 @@ class ShardedTraining(Training):
         return loss[0]
 
 
+def _complete(path: Path) -> list[Path]:
+    """The parts of the last step in the folder that has all of them, by rank; none if there is none."""
+    found = {}
+    for folder in path.iterdir():
+        for last in folder.glob("*-of-*.safetensors"):
+            ranks = int(last.stem.rpartition("-")[2])
+            parts = [folder / f"{rank}-of-{ranks}.safetensors" for rank in range(ranks)]
+            if all(part.is_file() for part in parts):
+                found[int(folder.name)] = parts
+    return found[max(found)] if found else []
+
+
 def check(spec: Spec) -> None:
     """ValueError for a Spec that ranks cannot share."""
     expected = {"optimizer": ("rows",), "method": SAMPLED, "capture": (False,), "stage1": (None,),
@@ -183,6 +245,10 @@ def check(spec: Spec) -> None:
     for name, values in expected.items():
         if (value := getattr(spec, name)) not in values:
             raise ValueError(f"{name}={value!r}: expected {' or '.join(map(repr, values))} on several ranks")
+    if spec.device.startswith("cuda:"):
+        raise ValueError(
+            f"device={spec.device!r}: expected 'cuda' on several ranks, each of which has a GPU of its own"
+        )
     if spec.batch % dist.get_world_size():
         raise ValueError(f"batch={spec.batch}: expected a multiple of the {dist.get_world_size()} ranks")
 

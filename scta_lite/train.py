@@ -64,7 +64,7 @@ def train(
     for caveat in examples.caveats(spec.examples, spec.evaluate):
         warnings.warn(caveat, stacklevel=2)
     held = HeldOut.split(examples, spec.eval_examples)
-    held = held and held.to(device)
+    held = held.to(device) if held and (spec.evaluate or spec.stage1) else held
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
     with _torch_settings(spec):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -92,7 +92,7 @@ def train(
 def _judge(result: Result, held: HeldOut) -> None:
     """Adds the metrics on the test half; where there is no memory for them, what was trained and timed is kept."""
     try:
-        vars(result).update(held.report(result.model))
+        vars(result).update(held.to(result.model.device).report(result.model))
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     if not first:
-        sys.exit(result.status != "ok")
+        return  # the first ends as the run ended
     if result.status != "ok":
         result.model = None
     try:

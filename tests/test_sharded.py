@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -38,7 +40,8 @@ def in_float64():
 def group(rank, ranks, folder):
     """The ranks' process group, which finds itself through a file."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/group{ranks}", rank=rank, world_size=ranks)
+    at = {"init_method": f"file://{folder}/group{ranks}", "rank": rank, "world_size": ranks}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60), **at)
     try:
         yield
     finally:
@@ -92,7 +95,9 @@ def moved_row(rank):
         table(torch.ones(2, dtype=torch.int64)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return table.gathered()
+    whole = torch.empty(5, 16) if rank == 0 else None
+    table.gather_into(whole)
+    return whole
 
 
 def work(rank, ranks, folder):
@@ -113,6 +118,10 @@ def work(rank, ranks, folder):
             )
         if ranks == 2:
             trained(SPECS[1], save_at=(folder / "two", 4))
+            training = trained(SPECS[0])
+            training.clock.set(1e3 * rank)  # another clock than the first rank's: they would not save at the same step
+            training.done = 0
+            training.run(checkpoint=folder / "apart", every_s=0.01)
         else:
             of["resumed"] = found(trained(SPECS[1], resumed=folder / "two"))
             of["one row"] = moved_row(rank)
@@ -180,12 +189,46 @@ def test_one_rank_begins_and_two_would_go_on(of_one, tmp_path):
     with in_float64():
         trained(SPECS[1], LanguageModel, Training, save_at=(tmp_path / "one", 4))
         with group(0, 1, tmp_path):
+            training = trained(SPECS[1], resumed=tmp_path / "one")
+            close(found(training), of_one[1])
+            assert [p.name for p in (tmp_path / "one").glob("*/*")] == ["0-of-1.safetensors"]
+            (tmp_path / "one" / str(STEPS)).mkdir()
+            (tmp_path / "one" / str(STEPS) / "0-of-2.safetensors").write_bytes(b"another save's")
+            training.save(tmp_path / "one")
+            assert [p.name for p in (tmp_path / "one").glob("*/*")] == ["0-of-1.safetensors"]
             close(found(trained(SPECS[1], resumed=tmp_path / "one")), of_one[1])
 
 
+def test_damage_is_told_and_what_is_not_whole_begins_anew(of_one, tmp_path):
+    with in_float64(), group(0, 1, tmp_path):
+        (tmp_path / "kept" / "5").mkdir(parents=True)
+        (tmp_path / "kept" / "5" / "1-of-2.safetensors").write_bytes(b"")
+        with pytest.warns(UserWarning, match="kept: no step has all its parts; the run begins anew"):
+            close(found(trained(SPECS[1], resumed=tmp_path / "kept")), of_one[1])
+        (tmp_path / "kept" / "5" / "0-of-2.safetensors").write_bytes(b"")
+        with pytest.raises(OSError, match="expected kept removed, to begin anew"):
+            trained(SPECS[1], resumed=tmp_path / "kept")
+
+
+def test_a_model_too_large_for_the_first_rank_stays_in_its_checkpoint(tmp_path, monkeypatch):
+    def model(*of):
+        if sharded.TABLES["rows"] is VocabTable:
+            raise MemoryError
+        return LanguageModel(*of)
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(sharded, "LanguageModel", model)
+    with (
+        group(0, 1, tmp_path),
+        pytest.warns(UserWarning, match="no memory for the whole model; its parts are in the last checkpoint"),
+    ):
+        result = train(replace(SPECS[0], steps=STEPS), checkpoint=folder, checkpoint_s=0)
+    assert (result.status, result.model) == ("ok", None)
+    result.save(folder)
+    assert [p.name for p in folder.glob("*/*/*")] == ["0-of-1.safetensors"]
+
+
 def test_bad_input(of_ranks, tmp_path):
-    (tmp_path / "kept" / "5").mkdir(parents=True)
-    (tmp_path / "kept" / "5" / "1-of-2.safetensors").write_bytes(b"")
     with pytest.raises(OSError, match="of several ranks; expected torchrun"), in_float64():
         trained(SPECS[1], LanguageModel, Training, resumed=of_ranks["folder"] / "two")
     with group(0, 1, tmp_path):
@@ -193,19 +236,20 @@ def test_bad_input(of_ranks, tmp_path):
             train(Spec(method="semantic", vocab=V, corpus="zipf"))
         with pytest.raises(ValueError, match=r"method='ce': expected 'semantic' or .* on several ranks"):
             train(Spec(method="ce", vocab=V, corpus="zipf", optimizer="rows"))
-        with (
-            pytest.raises(RuntimeError, match="kept: no step has all its parts; remove it to begin again"),
-            in_float64(),
-        ):
-            trained(SPECS[1], resumed=tmp_path / "kept")
+        with pytest.raises(ValueError, match="device='cuda:1': expected 'cuda' on several ranks"):
+            sharded.check(Spec(method="semantic", vocab=V, corpus="zipf", optimizer="rows", device="cuda:1"))
+
+
+def torchrun(out, options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scta_lite.train",
+               "--method", "semantic_prior", "--vocab", "1001", "--optimizer", "rows", "--out", out,
+               *"--corpus zipf --hidden 16 --batch 12 --examples 60 --epochs 1".split(), *options.split()]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_torchrun(tmp_path):
     """The command of the module's text, with quality at the end: one run's file, with the whole model."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scta_lite.train",
-               "--method", "semantic_prior", "--vocab", "1001", "--optimizer", "rows", "--evaluate", "--out", tmp_path,
-               *"--corpus zipf --hidden 16 --batch 12 --examples 60 --epochs 1 --checkpoint-s 0".split()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = torchrun(tmp_path, "--evaluate --checkpoint-s 0")
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("*.json")
     assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".json", ".safetensors"]
@@ -216,3 +260,11 @@ def test_torchrun(tmp_path):
     assert result.model.embed.weight.shape == (1001, 16)
     alone = train(result.spec)
     assert run["full_vocab"]["nll"] == pytest.approx(alone.full_vocab["nll"], abs=1e-4)
+
+
+def test_a_run_that_fails_is_told(tmp_path):
+    done = torchrun(tmp_path, "--temperature 1e-40")
+    assert done.returncode == 1
+    (path,) = tmp_path.glob("*")
+    assert json.loads(path.read_text())["status"] == "failed"
+    assert "failed: the loss is" in done.stderr

@@ -88,7 +88,9 @@ class Result:
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
         if self.model is not None:
             write(path.with_suffix(".safetensors"), self.model.state_dict())
-        remove(path.with_suffix(CHECKPOINT))
+        checkpoint = path.with_suffix(CHECKPOINT)
+        if self.model is not None or not checkpoint.is_dir():  # of several ranks, too large to be put together
+            remove(checkpoint)
         return path
 
 
