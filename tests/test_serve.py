@@ -65,6 +65,8 @@ def test_a_bad_question_is_told(tmp_path):
         answer = client.post("/next", json=asked)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == ["body", where]
+    answer = client.post("/next", content=b'{"text": "a\\ud800"}', headers={"content-type": "application/json"})
+    assert answer.status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@ curl localhost:8000/next --json '{"text": "The model is", "k": 3}'
 
 import argparse
 import json
+import os
 from pathlib import Path
+from threading import Semaphore
 
 import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from scta_lite.text.vocabulary import Vocabulary
@@ -62,6 +66,12 @@ def app(folder: Path, effort: int = 64) -> FastAPI:
     torch.set_num_threads(1)  # a request is too small to share out; several at a time use the other cores
     faiss.omp_set_num_threads(1)
     server, made = Server(folder, effort), FastAPI(title="scta_lite: the next tokens")
+    room = Semaphore(os.cpu_count() or 1)  # more at a time would only wait for one another
+
+    @made.exception_handler(RequestValidationError)
+    def told(_: Request, error: RequestValidationError) -> JSONResponse:
+        """What is wrong, without what was asked: a lone surrogate in it could not be sent back."""
+        return JSONResponse({"detail": [{key: e[key] for key in ("loc", "msg", "type")} for e in error.errors()]}, 422)
 
     @made.get("/")
     def served() -> dict:
@@ -69,7 +79,8 @@ def app(folder: Path, effort: int = 64) -> FastAPI:
 
     @made.post("/next")
     def next_tokens(asked: Asked) -> list[Token]:
-        return server.next(asked.text, asked.k)
+        with room:
+            return server.next(asked.text, asked.k)
 
     return made
 
