@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 TORCH := torch>=2.10,<2.14
-TWO := -n 2  # two processes, each with one thread of torch: with two each they would slow one another down
+TWO := -n 2 --dist loadgroup  # two processes, each with one thread of torch: with two each they would slow one another down
 
 test: export OMP_NUM_THREADS = 1
 

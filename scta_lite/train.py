@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -48,15 +48,9 @@ def train(
     """
     if not isinstance(spec, Spec):
         raise ValueError(f"spec={spec!r}: expected a Spec")
-    device = machine.device(spec.device)
+    device, (model_of, training_of) = machine.device(spec.device), _kinds(spec)
     if spec.capture and device.type != "cuda":
         raise ValueError(f"capture=True: expected False with device={spec.device!r}, which is no GPU here")
-    model_of, training_of = LanguageModel, Training
-    if dist.is_available() and dist.is_initialized():
-        from scta_lite import sharded
-
-        sharded.check(spec)
-        model_of, training_of = sharded.build, sharded.ShardedTraining
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
@@ -87,6 +81,16 @@ def train(
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
+
+
+def _kinds(spec: Spec) -> tuple[Callable[..., LanguageModel], type[Training]]:
+    """What makes the model, and what trains it: alone, or as one of several ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return LanguageModel, Training
+    from scta_lite import sharded
+
+    sharded.check(spec)
+    return sharded.build, sharded.ShardedTraining
 
 
 def _judge(result: Result, held: HeldOut) -> None:

@@ -16,7 +16,10 @@ from scta_lite import RowAdamW, Spec, VocabTable, cost, load, sharded, text, tra
 from scta_lite.loop import Training, _batches
 from scta_lite.model import LanguageModel
 
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+pytestmark = [
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo"),
+    pytest.mark.xdist_group("ranks"),  # in one process, so that the ranks are started once
+]
 V, STEPS = 1001, 10  # V rows do not divide by 2 or 3
 SMALL = {"vocab": V, "optimizer": "rows", "corpus": "zipf", "hidden": 16, "semantic_dim": 16, "batch": 12, "seq_len": 9,
          "examples": 60, "epochs": 2, "clip": 0.5, "schedule": "cosine", "weight_decay": 0.3, "lr": 0.01}  # fmt: skip
