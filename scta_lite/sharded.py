@@ -14,7 +14,6 @@ and with `evaluate` the text's counts and lengths, 24 more. The ranks see one fo
 import shutil
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from scta_lite.files import remove, temporary
 from scta_lite.heads import TABLES
 from scta_lite.loop import Training
 from scta_lite.model import LanguageModel
-from scta_lite.runs import weights
+from scta_lite.runs import machine, weights
 from scta_lite.runs.spec import SAMPLED, Spec
 from scta_lite.tables import VocabTable
 
@@ -174,8 +173,12 @@ class ShardedTraining(Training):
     def _gathered(self) -> LanguageModel | None:
         one = None
         if self.rank == 0:
-            with suppress(MemoryError, RuntimeError), torch.random.fork_rng(devices=[]):
-                one = LanguageModel(self.spec, self.examples.counts)
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    one = LanguageModel(self.spec, self.examples.counts)
+            except (MemoryError, RuntimeError) as error:
+                if not machine.is_out_of_memory(error):
+                    raise
         if self._any(self.rank == 0 and one is None):
             warnings.warn("no memory for the whole model; its parts are in the last checkpoint, if any", stacklevel=2)
             return None
