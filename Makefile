@@ -9,7 +9,7 @@ test: export OMP_NUM_THREADS = 1
 
 MINUTES ?= 25
 
-.PHONY: help install demo lab test lint notebooks figures book browser bench gpu study backbones stages drill reproduce clean
+.PHONY: help install demo lab test lint notebooks figures book browser bench gpu study stages drill reproduce clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -63,11 +63,8 @@ gpu: install  ## all of the paper's headline on an NVIDIA GPU, checks first: mak
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check nvidia-ml-py
 	$(BIN)/python tools/gpu.py --minutes $(MINUTES)
 
-study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 14 hours)
+study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 20 hours)
 	$(BIN)/python tools/study.py
-
-backbones: install  ## a Transformer beside the GRU at V = 8,192, by quality and by speed (some hours)
-	$(BIN)/python tools/backbones.py
 
 drill: install  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
 	$(BIN)/python tools/drill.py --save

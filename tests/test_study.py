@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,6 @@ from scta_lite.files import ROOT
 from scta_lite.runs.result import Result
 
 sys.path.insert(0, str(ROOT / "tools"))
-import backbones
 import stages
 import study
 
@@ -41,18 +41,23 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
     if not parts:
         pytest.skip(f"no run of V = {vocab:,} is stored")
     try:
-        for label in study.METHODS if "tune" in parts else ():
+        rows = study.ROWS if "backbone-cost" in parts else study.METHODS
+        for label in rows if "tune" in parts else ():
             study.tune(vocab, label, stored)
-        if "cost" in parts:
-            study.cost(vocab, stored)
-        assert {key for key in stored.runs if key[0] in (f"{vocab}/tune", f"{vocab}/cost")} <= stored.asked
-        for label in study.METHODS if vocab == study.LOW else ():
+        for part, labels in (("cost", study.LABELS), ("backbone-cost", study.BACKBONES)):
+            if part in parts:
+                study.cost(vocab, stored, labels)
+        found = {f"{vocab}/{part}" for part in ("tune", "cost", "backbone-cost")}
+        assert {key for key in stored.runs if key[0] in found} <= stored.asked
+        for label in rows if vocab == study.LOW else ():
             study.decay(label, stored)
     except KeyError as missing:
         pytest.skip(f"the study goes on: {missing} is not stored yet")
     planned = set(stored.asked)
-    for part in parts & {"equal", "changed", "seconds", "data"}:
-        planned |= {(f"{vocab}/{part}", spec.run_id("")) for spec in study.PARTS[part](vocab, stored)}
+    plans = {part: study.PARTS[part] for part in ("equal", "changed", "seconds", "data")}
+    plans |= {f"backbone-{part}": partial(plans[part], labels=study.BACKBONES) for part in ("equal", "seconds")}
+    for part in parts & plans.keys():
+        planned |= {(f"{vocab}/{part}", spec.run_id("")) for spec in plans[part](vocab, run=stored)}
     there = {key for key in stored.runs if key[0].startswith(f"{vocab}/")}
     assert there <= planned
     if missing := {key for key in planned if key[0].startswith(f"{vocab}/")} - there:
@@ -115,7 +120,7 @@ def test_a_search_goes_on_over_the_edge():
 
 def test_every_row_has_the_name_that_it_has_in_figures():
     for vocab in study.VOCABS:
-        for label in study.LABELS:
+        for label in dict.fromkeys(study.LABELS + study.BACKBONES):
             spec = study.row(vocab, label, made_up, 100, 0)
             assert figures.variant(spec) == label
             assert (spec.schedule, spec.warmup) == (("constant", 0) if label in study.PUBLISHED else ("cosine", 5))
@@ -130,16 +135,30 @@ def test_equal_seconds_are_as_many_steps_as_fit():
 
 def test_backbones_differ_in_nothing_but_their_shape_and_what_was_tuned():
     counts = {}
-    for row in backbones.ROWS:
-        for spec in (backbones.trained(row, made_up, 100, 0), *backbones.seconds(made_up)):
+    for label in study.BACKBONES:
+        for spec in (study.row(study.LOW, label, made_up, 100, 0), *study.seconds(study.LOW, made_up, (label,))):
             counts[figures.variant(spec)] = cost.parameters(spec)["backbone"]
             assert (spec.hidden, spec.vocab, spec.optimizer) == (256, study.LOW, "rows")
-    assert list(counts) == backbones.ROWS
+    assert tuple(counts) == study.BACKBONES
     for label in ("CE", study.PRIOR):
-        gru, same, more = (counts[label + shape] for shape in backbones.SHAPES)
-        assert same / gru == pytest.approx(1, abs=0.002)
-        assert more / gru == pytest.approx(4, abs=0.02)
-    assert len(set(backbones.equal(made_up))) == len(backbones.ROWS) * study.SEEDS[study.LOW]
+        same, more = (counts[label + shape] / counts[label] for shape in study.TRANSFORMERS)
+        assert same == pytest.approx(1, abs=0.002)
+        assert more == pytest.approx(4, abs=0.02)
+    equal = study.equal(study.LOW, made_up, study.BACKBONES)
+    assert len(set(equal)) == len(study.BACKBONES) * study.SEEDS[study.LOW]
+
+
+def test_a_transformers_seconds_are_those_of_the_gru_with_which_it_took_turns():
+    """The GRU took 40 ms among all rows; beside the Transformers the machine was twice as slow, and they 1.5 times."""
+
+    def run(specs, part):
+        ms = {"gru": 80.0, "transformer": 120.0} if part.endswith("backbone-cost") else {}
+        return [made_up([spec], part)[0] | {"step_ms": ms.get(spec.backbone, 40.0)} for spec in specs]
+
+    label = study.BACKBONES[-1]
+    assert study.step_ms(study.LOW, study.PRIOR, run) == 40
+    assert study.step_ms(study.LOW, label, run) == pytest.approx(60)
+    assert study.steps_in(study.SECONDS, study.LOW, label, run) == 3333
 
 
 def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):

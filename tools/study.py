@@ -11,6 +11,8 @@ equal    every method at its own best settings, after equal steps: the paper's 2
          four exact softmaxes two at 50,000 and one at 200,000 for as many as 2,500
 seconds  the same after equal seconds: as many steps as its measured step allows
 data     at 8,192 CE and the one with a prior in the same seconds on fewer examples, again and again
+backbone CE and the one with a prior over Transformers in the GRU's place, for notebook 08: tuned in the same way, then
+         after equal steps and equal seconds (at 8,192 and 50,000)
 changed  what each setting does, one at a time; and the same with a constant rate (8,192 alone)
 controls a bigram and a trigram of the same text, with the seconds to count it
 
@@ -79,9 +81,17 @@ METHODS = {  # a row of the tables: what it always has, and where the setting of
     "SEMANTIC with prior": ({"method": "semantic_prior"}, {"temperature": 0.07}),
     "SEMANTIC with prior at D = 256": ({"method": "semantic_prior", "semantic_dim": 256}, {"temperature": 0.07}),
 }
-EXACT = tuple(name for name in METHODS if name.startswith("CE"))  # softmaxes over all V tokens
+TRANSFORMERS = {  # how a row's name ends, and its backbone: with the GRU's parameters within 0.2%, and with four times
+    ", 1-block Transformer": {"backbone": "transformer", "layers": 1, "mlp_ratio": 1},
+    ", 2-block Transformer": {"backbone": "transformer", "layers": 2, "mlp_ratio": 4},
+}
+PRIOR, TUNED = "SEMANTIC with prior", "SEMANTIC tuned"
+ROWS = METHODS | {label + shape: (METHODS[label][0] | changes, METHODS[label][1])
+                  for label in ("CE", PRIOR) for shape, changes in TRANSFORMERS.items()}  # fmt: skip
+BACKBONES = ("CE", PRIOR, *(row for row in ROWS if row not in METHODS))
+EXACT = tuple(name for name in ROWS if name.startswith("CE"))  # softmaxes over all V tokens
 TOO_LONG = {  # rows that are left out after so many steps: an exact softmax takes an hour there, and more
-    (MID, 2_500): ("CE from log u", "CE at D = 64 from log u"),
+    (MID, 2_500): ("CE from log u", "CE at D = 64 from log u", *(row for row in BACKBONES if row.startswith("CE, "))),
     (HIGH, 2_500): ("CE", "CE at D = 64", "CE at D = 64 from log u"),
 }
 PUBLISHED = {  # the paper's settings; how the rows are drawn it does not say
@@ -89,7 +99,6 @@ PUBLISHED = {  # the paper's settings; how the rows are drawn it does not say
     "SEMANTIC as published, std 0.02": {"method": "semantic", "init_std": 0.02},
 }
 SPARSE = "SEMANTIC with prior, SparseAdam"  # as the one with a prior, and what exactness is worth
-PRIOR, TUNED = "SEMANTIC with prior", "SEMANTIC tuned"
 SPACES = ("SEMANTIC as published", PRIOR, "CE", "CE at D = 64")  # whose vectors are kept
 LABELS = (*METHODS, *PUBLISHED, SPARSE)
 Run = Callable[[list[Spec], str], list[dict]]  # Specs and the name of their folder, to the runs' files
@@ -161,14 +170,14 @@ def edges(tried: list[dict], best: dict) -> list[tuple[str, int]]:
 
 def fixed(vocab: int, label: str) -> dict[str, Any]:
     """What the row always has; at V = 200,000 CE never holds all its logits, which is the same loss and faster."""
-    always = METHODS[label][0]
+    always = ROWS[label][0]
     return always | {"method": "ce_chunked"} if vocab == HIGH and always["method"] == "ce" else always
 
 
 @cache
 def tune(vocab: int, label: str, run: Run) -> dict:
     """The settings that the method's search finds at this V; at a larger V from the best of the V below."""
-    own = METHODS[label][1]
+    own = ROWS[label][1]
     if vocab == LOW:
         steps, start, kept = TUNED_STEPS, START | own, {}
     else:
@@ -213,21 +222,35 @@ def chosen(vocab: int, label: str, run: Run, of: Callable = settled) -> dict[str
 
 
 @cache
-def cost(vocab: int, run: Run) -> dict[str, list[dict]]:
+def cost(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> dict[str, list[dict]]:
     """Of each row the runs that measure its step, one a round; at any V with the settings of the smallest."""
-    steps = {label: 10 if vocab == HIGH and label in EXACT else 30 for label in LABELS}
+    steps = {label: 10 if vocab == HIGH and label in EXACT else 30 for label in labels}
+    rounds = range(ROUNDS) if labels == LABELS else range(ROUNDS, 2 * ROUNDS)  # whoever is compared takes turns
     specs = {
         (label, seed): Spec(vocab=vocab, steps=steps[label], seed=seed,
                             **{"optimizer": "rows"} | chosen(vocab, label, run, lambda _, *of: tune(LOW, *of)))
-        for seed in range(ROUNDS) for label in LABELS
+        for seed in rounds for label in labels
     }  # fmt: skip
-    found = dict(zip(specs.values(), run(list(specs.values()), f"{vocab}/cost"), strict=True))
-    return {label: [found[specs[label, seed]] for seed in range(ROUNDS)] for label in LABELS}
+    part = "cost" if labels == LABELS else "backbone-cost"
+    found = dict(zip(specs.values(), run(list(specs.values()), f"{vocab}/{part}"), strict=True))
+    return {label: [found[specs[label, seed]] for seed in rounds] for label in labels}
+
+
+def step_ms(vocab: int, label: str, run: Run) -> float:
+    """The median of a row's step times; a Transformer's is the GRU's times the ratio when the two took turns."""
+
+    def middle(row: str, labels: tuple[str, ...]) -> float:
+        return median(found["step_ms"] for found in cost(vocab, run, labels)[row])
+
+    if label in LABELS:
+        return middle(label, LABELS)
+    gru = label.partition(",")[0]
+    return middle(gru, LABELS) * middle(label, BACKBONES) / middle(gru, BACKBONES)
 
 
 def steps_in(seconds: float, vocab: int, label: str, run: Run) -> int:
-    """The steps that fit into so many seconds, at the median of the measured step times."""
-    return max(2, int(1e3 * seconds / median(found["step_ms"] for found in cost(vocab, run)[label])))
+    """The steps that fit into so many seconds, by the measured step times."""
+    return max(2, int(1e3 * seconds / step_ms(vocab, label, run)))
 
 
 def row(vocab: int, label: str, run: Run, steps: int, seed: int, **changes: Any) -> Spec:
@@ -245,10 +268,10 @@ def seeds(vocab: int, label: str) -> range:
     return range((EXACT_SEEDS if label in EXACT else SEEDS)[vocab])
 
 
-def equal(vocab: int, run: Run) -> list[Spec]:
+def equal(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> list[Spec]:
     """Every row after equal steps, but for those that would take too long."""
     return [row(vocab, label, run, steps, seed)
-            for steps in EQUAL[vocab] for seed in range(SEEDS[vocab]) for label in LABELS
+            for steps in EQUAL[vocab] for seed in range(SEEDS[vocab]) for label in labels
             if seed in seeds(vocab, label) and label not in TOO_LONG.get((vocab, steps), ())]  # fmt: skip
 
 
@@ -298,10 +321,10 @@ def controls(vocab: int, out: Path, run: Run) -> None:
     replace_file(out / f"{vocab}/controls.json", json.dumps(found, indent=1).encode())
 
 
-def seconds(vocab: int, run: Run) -> list[Spec]:
+def seconds(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> list[Spec]:
     """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any."""
     available, specs = cost(vocab, run)["CE"][0]["examples_available"], []
-    for label in LABELS:
+    for label in labels:
         steps = steps_in(SECONDS, vocab, label, run)
         examples = min(available, steps * PAPER.batch)
         text_of = {"examples": examples, "epochs": -(-steps // (examples // PAPER.batch))}
@@ -314,6 +337,18 @@ def data(vocab: int, run: Run) -> list[Spec]:
     whole = {label: spec for label, spec in zip(LABELS, seconds(vocab, run), strict=True) if label in ("CE", PRIOR)}
     return [replace(spec, examples=n, epochs=-(-spec.steps // (n // PAPER.batch)))
             for spec in whole.values() for n in EXAMPLES if n < spec.examples]  # fmt: skip
+
+
+def backbone(vocab: int, run: Run, two: Executor) -> None:
+    """The GRU's rows and the Transformers'."""
+    found = partial(settled, vocab, run=run)
+    new = [label for label in BACKBONES if label not in METHODS]
+    if vocab != LOW:
+        cost(vocab, run, BACKBONES)
+    list(tqdm(two.map(found, new), "tune", total=len(new)))
+    cost(vocab, run, BACKBONES)
+    run(seconds(vocab, run, BACKBONES), f"{vocab}/backbone-seconds", two)
+    run(equal(vocab, run, BACKBONES), f"{vocab}/backbone-equal", two)
 
 
 def changed(vocab: int, run: Run) -> list[Spec]:
@@ -335,7 +370,7 @@ def changed(vocab: int, run: Run) -> list[Spec]:
 
 
 PARTS = {
-    part.__name__: part for part in (tune, cost, decay, models, equal, changed, seconds, data, controls)
+    part.__name__: part for part in (tune, cost, decay, models, equal, changed, seconds, data, controls, backbone)
 }  # in this order
 ONLY_LOW = ("decay", "models", "changed", "data")
 
@@ -356,7 +391,8 @@ def live(out: Path) -> Run:
 
 
 def main() -> None:
-    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in PARTS if vocab == LOW or part not in ONLY_LOW]
+    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in PARTS
+             if vocab == LOW or (part not in ONLY_LOW and (vocab, part) != (HIGH, "backbone"))]  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, metavar="V/part", help=f"of {', '.join(parts)}")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
@@ -366,6 +402,8 @@ def main() -> None:
         vocab, kind = int(part.partition("/")[0]), part.partition("/")[2]
         with ThreadPoolExecutor(2) as two:  # at a time, a core each; but for step times
             if kind in ("tune", "decay"):
+                if vocab != LOW:  # how many steps a training has; measured alone
+                    cost(vocab, run)
                 find = partial(tune, vocab, run=run) if kind == "tune" else partial(decay, run=run)
                 for _ in tqdm(two.map(find, METHODS), part, total=len(METHODS)):
                     pass
@@ -373,6 +411,8 @@ def main() -> None:
                 cost(vocab, run)
             elif kind == "models":
                 models(asked.out, run, two)
+            elif kind == "backbone":
+                backbone(vocab, run, two)
             elif kind == "controls":
                 controls(vocab, asked.out, run)
             else:
