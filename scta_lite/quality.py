@@ -89,11 +89,10 @@ class View:
         for one in self.counted:
             about = {"seconds": one["seconds"], **_measured([one["by_document"]])}
             found[f"{names[one['order']]} of {one['examples']:,} examples"] = about
-        same = next(iter(self.rows.values()))[0]["controls"]
+        most = max((run for runs in self.rows.values() for run in runs), key=lambda run: run["examples"])
         for control in ("unigram", "constant"):
-            found[control] = {
-                name: same[control][metric] for metric, name in METRICS.items() if metric in same[control]
-            }
+            about = most["controls"][control]
+            found[control] = {name: about[metric] for metric, name in METRICS.items() if metric in about}
         return pd.DataFrame(found).T.sort_values("NLL")
 
     def _trained(self, row: str) -> dict[str, float]:

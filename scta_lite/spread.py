@@ -53,18 +53,28 @@ def standard_error(runs: Sequence[dict], metric: str) -> float:
     return math.sqrt(n / (n - 1) * ((above - ratio * below) ** 2).sum()) / float(below.sum()) if n > 1 else math.nan
 
 
+def _only(run: dict, documents: set[int]) -> dict:
+    kept = [i for i, document in enumerate(run["document"]) if document in documents]
+    return {name: [of[i] for i in kept] for name, of in run.items()}
+
+
 def difference(
     runs: Sequence[dict], others: Sequence[dict], metric: str, *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
     """The metric of the first runs less that of the others: in all, and between which bounds 95% of the bootstrap lies.
 
     Both are measured at the same positions, and each draw takes the same documents of both, with replacement; and of
-    each side its runs with replacement, so that the spread over seeds counts too.
+    each side its runs with replacement, so that the spread over seeds counts too. Bits per byte may be those of two V,
+    over the documents that both have.
     """
     checks.integer("draws", draws, 1)
     sides = [sums(side, metric) for side in (runs, others)]
-    if not np.array_equal(sides[0][1][0], sides[1][1][0]):
-        raise ValueError("others over different positions than runs: expected one V and one text")
+    if runs[0]["positions"] != others[0]["positions"]:
+        if metric != "bits_per_byte":
+            raise ValueError(f"others over different positions than runs: expected one V and one text for {metric}")
+        both = set(runs[0]["document"]) & set(others[0]["document"])
+        runs, others = ([_only(run, both) for run in side] for side in (runs, others))
+        sides = [sums(side, metric) for side in (runs, others)]
     rng, n = np.random.default_rng(seed), sides[0][0].shape[1]
     documents = rng.multinomial(n, np.full(n, 1 / n), size=draws)  # (draws, n): how often each document is drawn
     found = np.zeros(draws)

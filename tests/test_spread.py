@@ -54,6 +54,16 @@ def test_two_equal_methods_seldom_differ():
     assert wrong <= 25  # nominally 5; three seeds show less than their spread
 
 
+def test_bits_per_byte_of_two_vocabularies_are_paired_by_document():
+    """The second has one document less, and longer tokens; in those that both have it needs a bit less a byte."""
+    ln2 = math.log(2)
+    small = {"document": [3, 4, 7], "positions": [4, 4, 6], "bytes": [8, 8, 12], "nats": [16 * ln2, 24 * ln2, 99.0]}
+    large = {"document": [3, 4], "positions": [2, 2], "bytes": [8, 8], "nats": [8 * ln2, 16 * ln2]}
+    assert spread.difference([large], [small], "bits_per_byte") == pytest.approx((-1, -1, -1))
+    with pytest.raises(ValueError, match="expected one V and one text for nll"):
+        spread.difference([large], [small], "nll")
+
+
 def test_runs_that_cannot_be_compared():
     one, other = a_run([1, 2], [1, 2]), a_run([1, 2], [2, 2])
     with pytest.raises(ValueError, match="metric='mrr': expected one of nll"):
