@@ -1,4 +1,4 @@
-# Everything a reader or CI does, by name. A fresh machine needs Python 3.11 or later and make.
+# Everything a reader or CI does, by name. A fresh machine needs Python 3.11 to 3.13 and make.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
@@ -15,7 +15,7 @@ help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.13 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev]'
 	touch $@

@@ -39,7 +39,8 @@ def parameters(spec: Spec) -> dict[str, int]:
     backbone = 6 * d * d + 6 * d
     if spec.backbone == "transformer":
         backbone = spec.layers * ((4 + 2 * spec.mlp_ratio) * d * d + 2 * d) + d
-    return {"input": V * _narrow(spec), "backbone": backbone + (spec.input_dim or 0) * d, "head": head}
+    narrow = spec.input_dim or 0
+    return {"input": V * (narrow or d), "backbone": backbone + narrow * d, "head": head}
 
 
 def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
@@ -53,7 +54,7 @@ def rows_used(spec: Spec) -> dict[str, tuple[float, int]]:
         return {}
     drawn = spec.vocab * -math.expm1(-_vectors(spec) / spec.vocab)
     semantic = {"head": (drawn, spec.semantic_dim)} if spec.method in SAMPLED else {}
-    return {"input": (min(spec.positions, spec.vocab), _narrow(spec)), **semantic}
+    return {"input": (min(spec.positions, spec.vocab), spec.input_dim or spec.hidden), **semantic}
 
 
 def work(spec: Spec) -> pd.DataFrame:
@@ -115,16 +116,13 @@ def memory(spec: Spec) -> dict[str, int]:
     return {"weights and moments": moments * FLOAT, "gradients and activations": int(working) * FLOAT}
 
 
-def memory_bytes(spec: Spec, device: str = "cpu") -> int:
-    """Bytes that the run needs at its peak, the process's own included; `device`: "cpu" or "cuda"."""
-    return peak_bytes(spec, device) + (PROCESS[device] if device == "cuda" else 0)
+def memory_bytes(spec: Spec, device: str = "cpu", *, context: bool = True) -> int:
+    """Bytes that the run needs at its peak, the process's own included; `device`: "cpu" or "cuda".
 
-
-def peak_bytes(spec: Spec, device: str = "cpu") -> int:
-    """Of these what `machine.peak_memory` measures: all of a process, and on a GPU what is allocated, without the
-    context."""
+    Without the GPU's `context` it is what `machine.peak_memory` measures.
+    """
     holes = HOLES[device] * _states(spec) * spec.positions * spec.hidden * FLOAT
-    return sum(memory(spec).values()) + int(holes) + (PROCESS[device] if device == "cpu" else 0)
+    return sum(memory(spec).values()) + int(holes) + (PROCESS[device] if context or device == "cpu" else 0)
 
 
 def ranks_memory(spec: Spec, ranks: int) -> int:
@@ -184,11 +182,6 @@ def _alike(spec: Spec) -> Spec:
     method, width = ("sampled_softmax", spec.hidden) if spec.sampled_head else ("ce_chunked", spec.semantic_dim)
     first = {"stage1": None, "token_head": None, "sampled_head": False, "freeze": False}
     return replace(spec, method=method, semantic_dim=width, mask_hits=False, **first) if spec.token_head else spec
-
-
-def _narrow(spec: Spec) -> int:
-    """Width of the input embeddings."""
-    return spec.input_dim or spec.hidden
 
 
 def _dense(spec: Spec) -> int:

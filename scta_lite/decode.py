@@ -21,8 +21,6 @@ from scta_lite.model import LanguageModel
 from scta_lite.runs import machine
 from scta_lite.text.vocabulary import Vocabulary
 
-_ROWS = 1 << 17  # vectors whose products are alive at a time
-
 
 def generate(
     model: LanguageModel,
@@ -114,7 +112,7 @@ def query(head: LowRankCEHead | TokenHead | CEHead, hidden: Tensor) -> Tensor:
 
 
 class Exact:
-    """The largest inner products with vectors (V, F), all of them computed, some rows at a time."""
+    """The largest inner products with vectors (V, F), all of them computed: N V numbers at a time."""
 
     def __init__(self, vectors: Tensor):
         checks.shape("vectors", vectors, "V F")
@@ -126,17 +124,7 @@ class Exact:
         checks.integer("k", k, 1)
         if k > len(self.vectors):
             raise ValueError(f"k={k}: expected an integer from 1 to V = {len(self.vectors)}")
-        best = None
-        for start in range(0, len(self.vectors), _ROWS):
-            scores = queries @ self.vectors[start : start + _ROWS].T  # (N, rows)
-            scores, ids = scores.topk(min(k, scores.shape[1]))
-            found = (scores, ids + start)
-            if best is not None:
-                scores, ids = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))
-                scores, places = scores.topk(min(k, scores.shape[1]))
-                found = (scores, ids.gather(1, places))
-            best = found
-        return best
+        return (queries @ self.vectors.T).topk(k)
 
 
 class Approximate:

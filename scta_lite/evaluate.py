@@ -156,7 +156,7 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
     scale, low, high = 1.0, 1e-3, 1e3
     for _ in range(40):
         slope = curvature = 0.0
-        for scores, y in _pieces(_scored(model, ids), _SCALED // model.vocab):
+        for scores, y in _scored(model, ids, _SCALED):
             scores = scores.float()  # whose sums over V, then over positions, are in float64
             p = (scores * scale + offset).softmax(1)  # (chunk, V)
             mean = (p * scores).sum(1, dtype=torch.float64)
@@ -171,18 +171,13 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Tensor | float = 0.0, p
     return scale
 
 
-def _pieces(scored: Iterator[tuple[Tensor, Tensor]], rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same, fewer positions at a time."""
-    for parts in scored:
-        yield from zip(*(part.split(max(1, rows)) for part in parts), strict=True)
-
-
-def _scored(model: nn.Module, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _scored(model: nn.Module, ids: Tensor, most: int = _SCORES) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores (chunk, V) and targets (chunk,) of all positions, chunk by chunk."""
     checks.dtype("ids", ids, checks.INTEGERS)
     if ids.dim() != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
         raise ValueError(f"ids of shape {tuple(ids.shape)}: expected (n, T) with n from 1 up and T from 2 up")
     for batch in ids.split(max(1, (1 << 16) // ids.shape[1])):
         hidden, target = model.positions(batch)
-        for h, y in zip(*(part.split(max(1, _SCORES // model.vocab)) for part in (hidden, target)), strict=True):
+        rows = max(1, most // model.vocab)
+        for h, y in zip(hidden.split(rows), target.split(rows), strict=True):
             yield model.head.scores(h), y

@@ -4,6 +4,7 @@ The package is installed with the paper's tables and the figures' style. The not
 notebooks found lie in a clone of the repository alone.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -15,12 +16,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: there `alone` does not wait
-    fcntl = None
 
 _PACKAGE = Path(__file__).resolve().parent
 _CLONE = (_PACKAGE.parent / "data" / "paper").is_dir()
@@ -69,8 +64,6 @@ def remove(part: Path) -> None:
 
 def _alive(process: int) -> bool:
     """Whether the process is there and has not ended: one that nobody waited for is there, but writes no more."""
-    if os.name != "posix":  # elsewhere signal 0 would end it
-        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -109,7 +102,7 @@ def _locked(lock: Path) -> Iterator[bool]:
     with file:
         mine = True
         try:
-            fcntl and fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = os.path.samestat(os.fstat(file.fileno()), lock.stat())  # not one that its owner has just removed
         except (BlockingIOError, FileNotFoundError):
             mine = False
@@ -144,17 +137,10 @@ def becoming(path: Path) -> Iterator[Path]:
         remove(folder)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its name when it is whole, as `becoming` says."""
-    with becoming(path) as part, part.open("wb") as file:
-        yield file
-
-
 def replace_file(path: Path, content: bytes) -> None:
     """Writes the file, whole or not at all."""
-    with replacing(path) as file:
-        file.write(content)
+    with becoming(path) as part:
+        part.write_bytes(content)
 
 
 def sealed(path: Path) -> bool:
@@ -211,8 +197,6 @@ def cache() -> Path:
             raise OSError(f"{named!r} is no absolute path")
         return writable(Path(named) / "scta_lite", "cache folder")
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
-        instead = writable(
-            Path(tempfile.gettempdir()) / f"scta_lite-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
-        )
+        instead = writable(Path(tempfile.gettempdir()) / f"scta_lite-{os.getuid()}")
         warnings.warn(f"{error}; texts are kept in {instead}, and XDG_CACHE_HOME names another folder", stacklevel=2)
         return instead

@@ -19,7 +19,35 @@ from scta_lite.tables import VocabTable
 TABLES = {"dense": nn.Embedding, "rows": VocabTable, "sparse": partial(nn.Embedding, sparse=True)}
 
 
-class CEHead(nn.Module):
+class Head(nn.Module):
+    """Scores `query(hidden)` · `vectors()` + `bias()`, which a softmax makes probabilities; trained with its NLL."""
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats; hidden: (N, d), target: (N,)."""
+        return F.cross_entropy(self.scores(hidden), target)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """(N, V); hidden: (N, d)."""
+        return F.linear(self.query(hidden), self.vectors(), self.bias())
+
+    def query(self, hidden: Tensor) -> Tensor:
+        """(N, F), of hidden (N, d)."""
+        return hidden
+
+    def vectors(self) -> Tensor:
+        """(V, F)."""
+        return self.table.weight
+
+    def bias(self) -> Tensor | None:
+        """What is added to the scores, (V,): log u where they begin from it."""
+        return getattr(self, "log_u", None)
+
+    def per_token(self) -> list[nn.Parameter]:
+        """The parameters with a row for each token, which `table_lr` is for."""
+        return [self.table.weight]
+
+
+class CEHead(Head):
     """Logits W h over all V tokens, W: (V, d), without a bias; trained with full softmax cross-entropy.
 
     With `spec.log_unigram` they begin from log u, of `counts`: a bias that is not trained.
@@ -31,25 +59,8 @@ class CEHead(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear does
         self.register_buffer("log_u", _log_u(spec, counts))  # (V,)
 
-    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
-        """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        return F.cross_entropy(self.scores(hidden), target)
-
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V); hidden: (N, d)."""
-        return F.linear(hidden, self.weight, self.log_u)
-
-    def query(self, hidden: Tensor) -> Tensor:
-        """h itself, (N, d)."""
-        return hidden
-
     def vectors(self) -> Tensor:
-        """W: (V, d)."""
         return self.weight
-
-    def bias(self) -> Tensor | None:
-        """log u: (V,), or None."""
-        return self.log_u
 
     def per_token(self) -> list[nn.Parameter]:
         return [self.weight]
@@ -96,7 +107,7 @@ class AdaptiveHead(nn.Module):
         return [self.softmax.head.weight, *(cluster[1].weight for cluster in self.softmax.tail)]
 
 
-class LowRankCEHead(nn.Module):
+class LowRankCEHead(Head):
     """Scores s_i = z · e_i / τ of z = W_sem h with rows e_i of a table E_sem: (V, D); trained with the exact softmax.
 
     With `spec.scores` "cosine", as in the paper, z and e_i are unit vectors; with "dot" they are as they come. With
@@ -119,28 +130,16 @@ class LowRankCEHead(nn.Module):
         return self.log_temperature.exp() if self.spec.learn_temperature else self.spec.temperature
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
-        """Mean loss in nats; hidden: (N, d), target: (N,)."""
-        z = self.query(hidden) / self.temperature
+        z = self.query(hidden) / self.temperature  # not the V rows
         return F.cross_entropy(F.linear(z, self._directed(self.table.weight), self.bias()), target)
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Scores (N, V), which a softmax turns into probabilities; hidden: (N, d)."""
-        return F.linear(self.query(hidden), self.vectors(), self.bias())
-
     def query(self, hidden: Tensor) -> Tensor:
-        """z: (N, D), of hidden (N, d)."""
+        """z: (N, D)."""
         return self._directed(self.project(hidden))
 
     def vectors(self) -> Tensor:
         """e_i / τ: (V, D)."""
         return self._directed(self.table.weight) / self.temperature
-
-    def bias(self) -> Tensor | None:
-        """What is added to the scores (V,): log u, or None."""
-        return self.log_u
-
-    def per_token(self) -> list[nn.Parameter]:
-        return [self.table.weight]
 
     def _directed(self, vectors: Tensor) -> Tensor:
         """Unit vectors where scores are cosines, else as they are."""
@@ -214,7 +213,7 @@ class SampledHead(LowRankCEHead):
         return self.draw.log_q if self.spec.method == "semantic_prior" else self.log_u
 
 
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """The paper's second stage: logits W_tok x over V tokens, trained with cross-entropy in chunks or on a sample.
 
     x is h, or for a "normalised" head z = W_sem h / |W_sem h|; with a constant 1 behind it where the first stage had a
@@ -256,12 +255,11 @@ class TokenHead(nn.Module):
         return prior
 
     def query(self, hidden: Tensor) -> Tensor:
-        """x: (N, F), of hidden (N, d)."""
+        """x: (N, F)."""
         x = hidden if self.project is None else F.normalize(self.project(hidden), dim=-1)
         return F.pad(x, (0, 1), value=1.0) if self.spec.method == "semantic_prior" else x
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
-        """Mean loss in nats; hidden: (N, d), target: (N,)."""
         x = self.query(hidden)
         if self.draw is None:
             return cross_entropy(x, self.table.weight, target, chunk=CHUNK)
@@ -270,20 +268,6 @@ class TokenHead(nn.Module):
         positive = (x * rows[: len(x)]).sum(1)
         log_Sq = (torch.zeros_like(positive), self.draw.log_Sq(negatives))
         return contrastive_loss(positive, x @ rows[len(x) :].T, log_q=log_Sq, hits=left_out)
-
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V); hidden: (N, d)."""
-        return self.query(hidden) @ self.table.weight.T
-
-    def vectors(self) -> Tensor:
-        """W_tok: (V, F)."""
-        return self.table.weight
-
-    def bias(self) -> None:
-        """None: a prior is W_tok's last column."""
-
-    def per_token(self) -> list[nn.Parameter]:
-        return [self.table.weight]
 
 
 class NoHead(nn.Module):

@@ -47,10 +47,8 @@ def cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int 
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="sum")
 
     pairs = zip(hidden.split(chunk), target.split(chunk), strict=True)
-    return (
-        sum(checkpoint(summed, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in pairs)
-        / (target != IGNORED).sum()
-    )
+    total = sum(checkpoint(summed, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in pairs)
+    return total / (target != IGNORED).sum()
 
 
 def contrastive_loss(

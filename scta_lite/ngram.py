@@ -74,9 +74,10 @@ class KneserNey:
             raise ValueError(f"vocab={vocab}: expected at most {1 << 21:,}")
         if order not in (2, 3):
             raise ValueError(f"order={order!r}: expected 2 or 3")
-        if examples.ndim != 2 or examples.shape[1] < order or not 0 <= examples.min() <= examples.max() < vocab:
+        fits = examples.ndim == 2 and examples.shape[1] >= order and len(examples) > 0
+        if not fits or not 0 <= examples.min() <= examples.max() < vocab:
             found = f"examples of shape {examples.shape}"
-            raise ValueError(f"{found}: expected (n, T), T from {order} up, ids below {vocab}")
+            raise ValueError(f"{found}: expected (n, T), n from 1 and T from {order} up, ids below {vocab}")
         self.vocab, ids = vocab, examples.astype(np.int64)
         ngrams = sum(ids[:, i : ids.shape[1] - order + 1 + i] * vocab ** (order - 1 - i) for i in range(order))
         ngrams, counts = np.unique(ngrams, return_counts=True)

@@ -30,7 +30,7 @@ from scta_lite.runs.result import read
 from scta_lite.runs.settings import add_arguments, arguments, grid, parsed
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.table import add_speedup, ratios
-from scta_lite.train import unfinished
+from scta_lite.train import result_of
 
 SWEPT = {
     "vocab": PAPER.vocabs,
@@ -79,15 +79,17 @@ def sweep(
     paths = {folder / f"{spec.run_id(fingerprints[spec])}.json": spec for spec in specs}
     todo = {path: spec for path, spec in paths.items() if not (resume and is_done(path))}
     stop = threading.Event() if executor is None else None
-    run = partial(run_process, folder=folder, resume=resume, force=force, stop=stop)
+    work = partial(run_process, folder=folder, resume=resume, force=force, stop=stop)
     pool = executor or ThreadPoolExecutor(max_workers=1)
-    pending = {pool.submit(run, spec): path for path, spec in todo.items()}
+    pending = {pool.submit(work, spec): path for path, spec in todo.items()}
     try:
         _watch(pending, progress)
     finally:
+        for run in pending:  # after an interrupt none begins any more, whoever owns the pool
+            run.cancel()
         if executor is None:
-            stop.set()  # an interrupt ends the run in flight
-            pool.shutdown(cancel_futures=True)
+            stop.set()  # and the one in flight ends
+            pool.shutdown()
     tidy(folder)  # a sweep that was killed at its very end leaves no run to do, and yet its files
     runs = pd.DataFrame([read(path) for path in paths])
     return add_speedup(runs) if specs else runs
@@ -129,7 +131,7 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: threadi
     fitting, needed, free = cost.fits(spec)
     if not fitting and not force:
         reason = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
-        unfinished(spec, corpus, "skipped", reason, free_memory_bytes=free).save(folder)
+        result_of(spec, corpus, status="skipped", reason=reason, free_memory_bytes=free).save(folder)
         return
     command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", str(folder), "--child"]
     environment = {**{name: str(size) for name, size in HEAP.items()}, **os.environ}
@@ -149,7 +151,8 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: threadi
         memory = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB were free"
         reason = f"{how} after step {step} of {steps}; {memory}"
         try:
-            unfinished(spec, corpus, "killed" if killed else "failed", reason, free_memory_bytes=free).save(folder)
+            status = "killed" if killed else "failed"
+            result_of(spec, corpus, status=status, reason=reason, free_memory_bytes=free).save(folder)
         except OSError as error:  # nothing can be recorded any more: what was measured is told
             raise OSError(f"{path}: cannot be written ({error.strerror or error}); the run: {' '.join(said)}") from None
 

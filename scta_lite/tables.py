@@ -146,7 +146,8 @@ def distinct_unsorted(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     >>> distinct_unsorted(torch.tensor([5, 3, 5]), torch.empty(9, dtype=torch.int32))
     (tensor([5, 3, 5]), tensor([0, 1, 0], dtype=torch.int32))
     """
-    seen.scatter_reduce_(0, ids, _order(len(ids), ids.device), "amin", include_self=False)
+    order = _order(len(ids).bit_length(), ids.device)[: len(ids)]
+    seen.scatter_reduce_(0, ids, order, "amin", include_self=False)
     return ids, seen.index_select(0, ids)
 
 
@@ -166,13 +167,8 @@ def merged(used: list[Borrowed], seen: Tensor) -> Borrowed:
     return rows
 
 
-def _order(n: int, device: torch.device) -> Tensor:
-    """0 … n-1."""
-    return _kept_order(n.bit_length(), device)[:n]
-
-
 @cache
-def _kept_order(bits: int, device: torch.device) -> Tensor:
+def _order(bits: int, device: torch.device) -> Tensor:
     """0 … 2^bits - 1, kept for ever: a CUDA graph reads it where it stood as the graph was captured."""
     return torch.arange(1 << bits, dtype=torch.int32, device=device)
 

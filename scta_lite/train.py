@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch import Tensor
 from tqdm import tqdm
 
 from scta_lite import cost, evaluate, text
@@ -27,7 +29,7 @@ from scta_lite.runs.timing import Progress
 
 EXAMPLES = """examples:
   python -m scta_lite.train --method semantic --vocab 50k --steps 100 --out runs/mine
-  python -m scta_lite.train --method semantic_prior --vocab 50k --optimizer rows --lr 3e-3 --table-lr 1e-2 --epochs 1 \\
+  python -m scta_lite.train --method semantic_prior --vocab 50k --optimizer rows --lr 3e-3 --table-lr 3e-2 --epochs 1 \\
       --schedule cosine --warmup 100 --clip 1 --betas 0.9 0.99 --evaluate --out runs/mine
   torchrun --nproc-per-node 2 -m scta_lite.train --method semantic_prior --vocab 1M --optimizer rows --out runs/two
 """
@@ -46,11 +48,8 @@ def train(
     Result's status is "failed", and `reason` gives the step. With a default process group of torch.distributed all its
     ranks do the run together (see `sharded`), and the first has the model; `torchrun` makes one for the command.
     """
-    if not isinstance(spec, Spec):
-        raise ValueError(f"spec={spec!r}: expected a Spec")
-    device, (model_of, training_of) = machine.device(spec.device), _kinds(spec)
-    if spec.capture and device.type != "cuda":
-        raise ValueError(f"capture=True: expected False with device={spec.device!r}, which is no GPU here")
+    device = _device(spec)
+    model_of, training_of = _kinds(spec)
     free = machine.free_memory(device)
     corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
     path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
@@ -61,26 +60,30 @@ def train(
     held = held.to(device) if held and (spec.evaluate or spec.stage1) else held
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
     with _torch_settings(spec):
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(spec.seed)
-            model = model_of(spec, examples.counts).to(device)
+        model = _begun(spec, model_of, examples.counts, device)
         if spec.stage1:
             _begin_stage2(spec, model, held, corpus.fingerprint)
         training = training_of(spec, model, examples, held if spec.evaluate else None)
         if path and path.exists():
             training.resume(path)
         found = {"status": "ok"} | training.run(progress, path, checkpoint_s)
-        result = Result(
-            spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, examples_available=len(examples),
-            needed_memory_bytes=cost.peak_bytes(spec, device.type), free_memory_bytes=free,
-            machine=machine.name(device), host=machine.host(device), date=machine.now(),
-            model=training.whole(), **found,
-        )  # fmt: skip
+        needed = cost.memory_bytes(spec, device.type, context=False)
+        result = result_of(spec, corpus, needed_memory_bytes=needed, free_memory_bytes=free,
+                           examples_available=len(examples), model=training.whole(), **found)  # fmt: skip
         if result.validation and result.status == "ok":
             _judge(result, held)
         if spec.learn_temperature:
             result.learnt_temperature = model.head.temperature.item()
     return result
+
+
+def _device(spec: Spec) -> torch.device:
+    if not isinstance(spec, Spec):
+        raise ValueError(f"spec={spec!r}: expected a Spec")
+    device = machine.device(spec.device)
+    if spec.capture and device.type != "cuda":
+        raise ValueError(f"capture=True: expected False with device={spec.device!r}, which is no GPU here")
+    return device
 
 
 def _kinds(spec: Spec) -> tuple[Callable[..., LanguageModel], type[Training]]:
@@ -91,6 +94,13 @@ def _kinds(spec: Spec) -> tuple[Callable[..., LanguageModel], type[Training]]:
 
     sharded.check(spec)
     return sharded.build, sharded.ShardedTraining
+
+
+def _begun(spec: Spec, model_of: Callable[..., LanguageModel], counts: Tensor, device: torch.device) -> LanguageModel:
+    """The model as the seed draws it; the caller's own random numbers go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(spec.seed)
+        return model_of(spec, counts).to(device)
 
 
 def _judge(result: Result, held: HeldOut) -> None:
@@ -231,21 +241,20 @@ def _serve(spec: Spec, out: Path) -> None:
         result.model = None
     except Exception as error:
         status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
-        result = unfinished(spec, corpus, status, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        result = result_of(spec, corpus, status=status, reason=reason)
     try:
         result.save(out)
     except OSError as error:  # the sweep tells it
         sys.exit(f"{json.dumps(result.to_dict())}\n{type(error).__name__}: {error}")
 
 
-def unfinished(spec: Spec, corpus: text.Corpus, status: str, reason: str, **found) -> Result:
-    """The Result of a run that did not come to its end."""
+def result_of(spec: Spec, corpus: text.Corpus, **found) -> Result:
+    """The Result of a run, here and now; `status`, and a `reason` if that is not "ok", are to be found."""
     on = machine.device(spec.device)
-    return Result(
-        spec=spec, status=status, reason=reason, fingerprint=corpus.fingerprint, corpus=corpus.name,
-        needed_memory_bytes=cost.memory_bytes(spec, on.type), machine=machine.name(on), host=machine.host(on),
-        date=machine.now(), **found,
-    )  # fmt: skip
+    found = {"needed_memory_bytes": cost.memory_bytes(spec, on.type)} | found
+    return Result(spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, machine=machine.name(on),
+                  host=machine.host(on), date=machine.now(), **found)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ CALLS = [  # the function, a wrong call of it, and how its error begins
     ("Spec", lambda: scta_lite.Spec(method="ce", vocab=0), "vocab=0: expected an integer from 2 up"),
     ("grid", lambda: scta_lite.grid(vocab=[], method="ce"), "vocab=[]: expected at least one value"),
     ("train", lambda: scta_lite.train(scta_lite.Spec(**SPEC | {"device": "tpu"})), "device='tpu': expected"),
+    ("train", lambda: scta_lite.train(scta_lite.Spec(**SPEC | {"device": "cuda0"})), "device='cuda0': expected"),
     ("train", lambda: scta_lite.train("ce"), "spec='ce': expected a Spec"),
     ("sweep", lambda: scta_lite.sweep(["ce"], "runs"), "specs[0]='ce': expected a Spec"),
     ("load", lambda: scta_lite.load("no/such"), "run_id=None: expected one of [], the runs in no/such"),

@@ -106,9 +106,7 @@ HEADS = [*({"method": method} for method in ("ce", "ce_lowrank")), {"method": "c
 
 
 @pytest.mark.parametrize("settings", HEADS, ids=lambda s: "-".join(map(str, s.values())))
-@pytest.mark.parametrize("rows", [7, 1000])
-def test_exact_search_finds_the_best_scores(tiny, monkeypatch, settings, rows):
-    monkeypatch.setattr(decode, "_ROWS", rows)
+def test_exact_search_finds_the_best_scores(tiny, settings):
     torch.manual_seed(0)
     head = LanguageModel(tiny(**settings), torch.arange(300)).head
     hidden = torch.randn(6, 8)

@@ -16,10 +16,9 @@ from scta_lite.files import ROOT, alone, becoming, replace_file, temporary, tidy
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from scta_lite.files import replacing
-with replacing(Path(sys.argv[1])) as file:
-    file.write(b"half")
-    file.flush()
+from scta_lite.files import becoming
+with becoming(Path(sys.argv[1])) as part:
+    part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -37,7 +36,7 @@ def test_what_a_killed_process_had_not_finished_goes_with_the_next_file(tmp_path
 
 def test_what_a_library_writes_beside_its_file_goes_too(tmp_path):
     """safetensors 0.8 writes to a `.tmp…` of its own, which it then renames; a kill in between leaves it."""
-    code = DYING.replace("file.write(", "(Path(file.name).parent / '.tmpMLQv1z').touch(), file.write(")
+    code = DYING.replace("part.write", "(part.parent / '.tmpMLQv1z').touch(), part.write")
     assert code != DYING
     subprocess.run([sys.executable, "-c", f"from pathlib import Path; {code}", str(tmp_path / "run.json")], cwd=ROOT)
     assert len(list(tmp_path.rglob(".tmp*"))) == 1

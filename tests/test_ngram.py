@@ -50,7 +50,8 @@ def test_an_ngram_model_is_its_slow_twin(order, chunk, monkeypatch):
 
 @pytest.mark.parametrize(("examples", "vocab", "order", "message"), [
     (np.zeros((2, 4), int), 9, 4, "order=4: expected 2 or 3"),
-    (np.zeros((2, 2), int), 9, 3, r"examples of shape \(2, 2\): expected \(n, T\), T from 3 up, ids below 9"),
+    (np.zeros((2, 2), int), 9, 3, r"examples of shape \(2, 2\): expected \(n, T\), .* T from 3 up, ids below 9"),
+    (np.zeros((0, 4), int), 9, 3, r"examples of shape \(0, 4\): expected \(n, T\), n from 1 and T from 3 up"),
     (np.full((2, 4), 9), 9, 3, "ids below 9"),
     (np.zeros((2, 4), int), 3_000_000, 3, "vocab=3000000: expected at most 2,097,152"),
 ])  # fmt: skip

@@ -187,6 +187,22 @@ def test_any_executor_will_do(tiny, tmp_path):
     assert runs.status.tolist() == ["ok"] * 2
 
 
+def test_after_an_interrupt_no_run_begins(tiny, tmp_path, monkeypatch):
+    """Whoever owns the executor, whose only worker is busy until then."""
+
+    def interrupt(pending, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_module, "_watch", interrupt)
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(busy.wait)
+        with pytest.raises(KeyboardInterrupt):
+            sweep([tiny(seed=seed) for seed in range(2)], tmp_path, executor=pool, progress=False)
+        busy.set()
+    assert not list(tmp_path.glob("*.json"))
+
+
 @pytest.fixture
 def cluster():
     """Two worker processes of dask, each for one run at a time."""

@@ -11,7 +11,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -33,10 +32,9 @@ def device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device(name)
-    index = name.removeprefix("cuda").removeprefix(":") or "0"
-    if not name.startswith("cuda") or not index.isdigit():
+    if not (found := re.fullmatch(r"cuda(:(0|[1-9]\d*))?", name, re.A)):
         raise ValueError(f'device={name!r}: expected "auto", "cpu", "cuda" or "cuda:1", …')
-    if int(index) >= torch.cuda.device_count():
+    if int(found[2] or 0) >= torch.cuda.device_count():
         raise ValueError(f'device={name!r}: {torch.cuda.device_count()} GPUs are here; expected "auto" or "cpu"')
     return torch.device(name)
 
@@ -146,20 +144,15 @@ def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
     With the threads and the precision that are set; the best of `repeats`, as a ceiling is. The bandwidth is the better
     of reading a large array and changing it in place: a copy also reads, unseen, the lines that it overwrites.
     """
+    from torch.utils.benchmark import Timer  # here alone: it takes a while to import
+
     large = torch.ones(1 << 26, device=on)  # 256 MB: more than a cache holds
     square = torch.ones(2048, 2048, device=on)
 
     def seconds(run: Callable[[], object]) -> float:
+        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
         at_once = 10 if on.type == "cuda" else 1  # where one is short beside its launch
-        times = []
-        for _ in range(repeats):
-            finish(on)
-            began = perf_counter()
-            for _ in range(at_once):
-                run()
-            finish(on)
-            times.append((perf_counter() - began) / at_once)
-        return min(times)
+        return min(timer.timeit(at_once).mean for _ in range(repeats))
 
     size = large.numel() * large.element_size()
     return {"bytes_per_s": max(2 * size / seconds(lambda: large.add_(1)), size / seconds(large.sum)),

@@ -85,89 +85,49 @@ def _betas(value: Any) -> tuple[float, float] | None:
     return tuple(float(b) for b in numbers) if fits else None
 
 
+# fmt: off
 RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
     # a setting, when it does not go with the others, and what would be right: {0} is the Spec
     ("batch", lambda s: s.batch > s.examples, "at most examples={0.examples}"),
     ("steps", lambda s: (s.steps or 0) > s.steps_total, "at most {0.steps_total}, a whole training; raise epochs"),
     ("warmup", lambda s: s.warmup >= (s.steps or s.steps_total), "fewer than the steps of the run"),
     ("end_factor", lambda s: s.end_factor > 1, "at most 1"),
-    (
-        "end_factor",
-        lambda s: s.schedule == "constant" and "end_factor" in s.changes(),
-        "a schedule of linear or cosine with it",
-    ),
+    ("end_factor", lambda s: s.schedule == "constant" and "end_factor" in s.changes(),
+     "a schedule of linear or cosine with it"),
     ("betas", lambda s: s.optimizer == "rows" and s.betas[0] >= s.betas[1], "β1 < β2 with optimizer='rows'"),
-    (
-        "capture",
-        lambda s: s.capture and (s.method == "adaptive" or s.optimizer == "sparse"),
-        "False with method={0.method!r}, optimizer={0.optimizer!r}, whose work depends on the data",
-    ),
+    ("capture", lambda s: s.capture and (s.method == "adaptive" or s.optimizer == "sparse"),
+     "False with method={0.method!r}, optimizer={0.optimizer!r}, whose work depends on the data"),
     ("clip", lambda s: s.clip and s.optimizer == "sparse", "None with optimizer='sparse', which torch cannot clip"),
-    (
-        "method",
-        lambda s: s.method == "adaptive" and (s.vocab < 20 or s.hidden < 16),
-        "vocab from 20 and hidden from 16 up, for its clusters",
-    ),
-    (
-        "method",
-        lambda s: s.method == "backbone" and (s.optimizer != "dense" or s.evaluate),
-        "optimizer='dense' and evaluate=False: it has no table or head",
-    ),
-    *(
-        (name, lambda s, name=name: s.backbone == "gru" and getattr(s, name) is not None, "None with backbone='gru'")
-        for name in BLOCKS
-    ),
-    (
-        "hidden",
-        lambda s: s.backbone == "transformer" and s.hidden % 2,
-        "an even number with backbone='transformer', which turns pairs of it",
-    ),
-    (
-        "heads",
-        lambda s: s.backbone == "transformer" and s.hidden % (2 * s.heads),
-        "a number that divides hidden={0.hidden} into heads of an even width",
-    ),
+    ("method", lambda s: s.method == "adaptive" and (s.vocab < 20 or s.hidden < 16),
+     "vocab from 20 and hidden from 16 up, for its clusters"),
+    ("method", lambda s: s.method == "backbone" and (s.optimizer != "dense" or s.evaluate),
+     "optimizer='dense' and evaluate=False: it has no table or head"),
+    *((name, lambda s, name=name: s.backbone == "gru" and getattr(s, name) is not None, "None with backbone='gru'")
+      for name in BLOCKS),
+    ("hidden", lambda s: s.backbone == "transformer" and s.hidden % 2,
+     "an even number with backbone='transformer', which turns pairs of it"),
+    ("heads", lambda s: s.backbone == "transformer" and s.hidden % (2 * s.heads),
+     "a number that divides hidden={0.hidden} into heads of an even width"),
     ("token_head", lambda s: (s.stage1 is None) != (s.token_head is None), "one with stage1, and none without"),
-    (
-        "method",
-        lambda s: s.token_head and s.method not in SAMPLED,
-        f"the first stage's, one of {', '.join(SAMPLED)}",
-    ),
-    (
-        "learn_temperature",
-        lambda s: s.learn_temperature and s.method not in ("ce_lowrank", *SAMPLED),
-        "False, {0.method} has no τ",
-    ),
+    ("method", lambda s: s.token_head and s.method not in SAMPLED, f"the first stage's, one of {', '.join(SAMPLED)}"),
+    ("learn_temperature", lambda s: s.learn_temperature and s.method not in ("ce_lowrank", *SAMPLED),
+     "False, {0.method} has no τ"),
     ("learn_temperature", lambda s: s.learn_temperature and s.token_head, "False, {0.token_head} has no τ"),
-    (
-        "log_unigram",
-        lambda s: s.log_unigram and (s.token_head or s.method not in (*EXACT, "sampled_softmax")),
-        "False with method={0.method!r}, token_head={0.token_head!r}",
-    ),
-    (
-        "scores",
-        lambda s: s.scores == "dot" and (s.token_head or s.method not in ("ce_lowrank", *SAMPLED)),
-        "cosine with method={0.method!r}, token_head={0.token_head!r}",
-    ),
+    ("log_unigram", lambda s: s.log_unigram and (s.token_head or s.method not in (*EXACT, "sampled_softmax")),
+     "False with method={0.method!r}, token_head={0.token_head!r}"),
+    ("scores", lambda s: s.scores == "dot" and (s.token_head or s.method not in ("ce_lowrank", *SAMPLED)),
+     "cosine with method={0.method!r}, token_head={0.token_head!r}"),
     ("sampled_head", lambda s: s.sampled_head and not s.token_head, "a token_head with it"),
     ("freeze", lambda s: s.freeze and not s.token_head, "a token_head with it"),
     ("shared", lambda s: s.sampled_head and not s.shared, "an integer from 1 up for a sampled_head"),
-    (
-        "mask_hits",
-        lambda s: s.mask_hits and s.method == "semantic_prior",
-        "False for method='semantic_prior', whose estimate needs the hits",
-    ),
-    (
-        "sampler",
-        lambda s: s.method in SAMPLED and s.sampler == "in_batch" and s.positions < 2,
-        "another, as a batch of one position has no other targets",
-    ),
-    (
-        "negatives",
-        lambda s: s.method in SAMPLED and not s.shared and s.negatives >= s.vocab,
-        "fewer than vocab={0.vocab}",
-    ),
+    ("mask_hits", lambda s: s.mask_hits and s.method == "semantic_prior",
+     "False for method='semantic_prior', whose estimate needs the hits"),
+    ("sampler", lambda s: s.method in SAMPLED and s.sampler == "in_batch" and s.positions < 2,
+     "another, as a batch of one position has no other targets"),
+    ("negatives", lambda s: s.method in SAMPLED and not s.shared and s.negatives >= s.vocab,
+     "fewer than vocab={0.vocab}"),
 ]
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)

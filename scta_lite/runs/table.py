@@ -8,18 +8,8 @@ from scta_lite.runs.result import read
 from scta_lite.runs.spec import SHAPE
 
 # Runs that are equal in these do the same work, whatever their method.
-SAME_WORK = (
-    "machine",
-    "fingerprint",
-    "vocab",
-    "examples",
-    "batch",
-    "seq_len",
-    "epochs",
-    *SHAPE,
-    "precision",
-    "threads",
-)
+SAME_WORK = ("machine", "fingerprint", "vocab", "examples", "batch", "seq_len", "epochs", *SHAPE, "precision",
+             "threads")  # fmt: skip
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:

@@ -28,15 +28,8 @@ HELD_OUT = 0.03  # of the documents
 TEMPLATES = 0.1  # of the held-out words that have to be left when repeated paragraphs are taken out
 FORMAT = "3"  # of fingerprints: another number, and every corpus is another, and its runs are not compared with earlier
 CACHE = "5"  # of what lies in the cache: another number, and every corpus is built anew
-KEPT = (
-    "about.json",
-    "words.json",
-    "rare.json",
-    "phrases.npy",
-    "heldout_bytes.npy",
-    "train_words.npy",
-    "heldout_words.npy",
-)
+KEPT = ("about.json", "words.json", "rare.json", "phrases.npy", "heldout_bytes.npy", "train_words.npy",
+        "heldout_words.npy")  # fmt: skip
 # Folders of the standard library and the packages that are not read: tests, tables, other packages.
 _SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "pydoc_data",
             "site-packages", "dist-packages", "__pycache__"}  # fmt: skip
@@ -101,7 +94,7 @@ def build(folder: Path, found: Iterable[str], left_out: Counter, corpus: str, ma
     arrays = {"train_words": new_id[train], "heldout_words": new_id[heldout], "phrases": entries.phrases,
               "heldout_bytes": _bytes(spelled, heldout, document[len(train) :] - cut, held_out)}  # fmt: skip
     for name, array in arrays.items():
-        save(folder / f"{name}.npy", [array])
+        save(folder / f"{name}.npy", array)
     for name, value in {"words": entries.words, "rare": rare, "about": about}.items():
         replace_file(folder / f"{name}.json", json.dumps(value).encode())
         seal(folder / f"{name}.json")

@@ -101,8 +101,8 @@ class Corpus:
             sound = [sealed(path) for path in (train, heldout)]
             if not all(sound):
                 made = self._encoded(vocab) if self.has_text else (_zipf(vocab, needed, 0), _zipf(vocab, 100_000, 1))
-                for path, blocks in zip((train, heldout), made, strict=True):
-                    save(path, blocks)
+                for path, ids in zip((train, heldout), made, strict=True):
+                    save(path, ids)
         return Stored(train), Stored(heldout)
 
     def statistics(self, vocab: int, seq_len: int = 64) -> pd.DataFrame:
@@ -130,11 +130,11 @@ class Corpus:
             }  # fmt: skip
         return pd.DataFrame(rows).T
 
-    def _encoded(self, vocab: int) -> Iterator[list[np.ndarray]]:
+    def _encoded(self, vocab: int) -> Iterator[np.ndarray]:
         """The training text's ids, then the held-out text's."""
         entries, spelled = self.vocabulary(vocab), self._spelled(vocab)
         for part in PARTS:
-            yield [entries.encode_words(np.load(self.folder / f"{part}_words.npy", mmap_mode="r"), spelled)]
+            yield entries.encode_words(np.load(self.folder / f"{part}_words.npy", mmap_mode="r"), spelled)
 
     def _spelled(self, vocab: int) -> list[str]:
         """The text's words that are not among the first `vocab` entries."""
@@ -156,10 +156,6 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
     if corpus == "zipf":
         return Corpus("zipf", "zipf-2", {"documents": None, "note": "log-uniform ids, no text"}, home / "zipf-2")
     path = None if corpus == "installed" else Path(corpus).expanduser()
-    if path and not path.exists():
-        raise FileNotFoundError(
-            f"corpus={str(corpus)!r}: no such file; expected 'installed', 'zipf', or the path of a file or folder"
-        )
     if path and path.suffix == ".npy" and path.is_file():
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
@@ -178,11 +174,12 @@ def load(corpus: str = "installed", *, max_characters: int = MAX_CHARACTERS, pro
     return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
 
 
-def _zipf(vocab: int, n: int, seed: int) -> Iterator[np.ndarray]:
-    """Ids (n,) int32, independent and by Zipf's law, some at a time."""
-    generator = torch.Generator().manual_seed(seed)
-    for start in range(0, n, BLOCK):
-        yield log_uniform((min(BLOCK, n - start),), vocab, generator=generator).numpy().astype(np.int32)
+def _zipf(vocab: int, n: int, seed: int) -> np.ndarray:
+    """Ids (n,) int32, independent and by Zipf's law."""
+    generator, ids = torch.Generator().manual_seed(seed), np.empty(n, np.int32)
+    for part in np.split(ids, range(BLOCK, n, BLOCK)):  # not all at once in float64
+        part[:] = log_uniform(part.shape, vocab, generator=generator)
+    return ids
 
 
 def _checked(path: Path, vocab: int) -> tuple[Stored, Stored]:

@@ -3,18 +3,16 @@
 The ids stay on disk. Only the examples of the next steps are read, so that a million take no more memory than a few.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scta_lite import checks
-from scta_lite.files import replacing, seal
+from scta_lite.files import becoming, seal
 
 BLOCK = 1 << 20  # ids that are read or made at a time
 SEEN = 0.02  # of held-out words that training may have in runs, before it is said
@@ -49,7 +47,7 @@ class Stored:
         return np.load(self.path, mmap_mode="r").reshape(-1)[self.start : self.start + self.size]
 
     def blocks(self, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The ids up to `stop`, some at a time, (≤ 4M,)."""
+        """The ids up to `stop`, some at a time, (≤ BLOCK,)."""
         stop = min(self.size, self.size if stop is None else stop)
         for start in range(0, stop, BLOCK):
             count = min(BLOCK, stop - start)
@@ -66,24 +64,11 @@ class Stored:
         return found
 
 
-def save(path: Path, blocks: Iterable[np.ndarray]) -> None:
-    """Writes arrays (n,) of one type, joined, as one .npy file, whole or not at all, and seals it."""
-    blocks, size = iter(blocks), 0
-    first = next(blocks)
-    with replacing(path) as file:
-        _write_header(file, first.dtype, 0)
-        for block in chain([first], blocks):
-            block.tofile(file)
-            size += len(block)
-        file.seek(0)
-        _write_header(file, first.dtype, size)
+def save(path: Path, ids: np.ndarray) -> None:
+    """Writes an array as a .npy file, whole or not at all, and seals it."""
+    with becoming(path) as part:
+        np.save(part, ids)
     seal(path)
-
-
-def _write_header(file: BinaryIO, dtype: np.dtype, size: int) -> None:
-    """The header of a .npy file, which is as long for any size: numpy leaves room for it to grow."""
-    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (size,)}
-    np.lib.format.write_array_header_1_0(file, described)
 
 
 @dataclass(frozen=True)

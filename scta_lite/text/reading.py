@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -65,7 +65,7 @@ def files_of(path: Path) -> list[Path]:
     """The file itself; of a folder, those files in it and below that can be read, in the order of their names."""
     kinds = (*JSON, *TEXT, *TABLES)
     if not path.exists():
-        raise FileNotFoundError(f"corpus={str(path)!r}: no such file or folder")
+        raise FileNotFoundError(f"corpus={str(path)!r}: no such file; expected 'installed', 'zipf' or a file or folder")
     if path.is_file():
         if _kind(path) not in (*kinds, ""):
             raise ValueError(
@@ -155,15 +155,9 @@ def _lines(start: str, stream: TextIO) -> Iterator[str]:
 
 
 def _blocks(lines: Iterator[str]) -> Iterator[str]:
-    block: list[str] = []
-    for line in lines:
-        if line.strip():
-            block.append(line)
-        elif block:
+    for has_text, block in groupby(lines, lambda line: bool(line.strip())):
+        if has_text:
             yield "\n".join(block)
-            block = []
-    if block:
-        yield "\n".join(block)
 
 
 def _records(start: str, stream: TextIO, left_out: Counter, file: Path) -> Iterator[Any]:
@@ -241,13 +235,8 @@ def _value(text: str) -> Any:
 def _table(stream: TextIO, file: Path) -> Iterator[dict]:
     """The rows of a table with a header, comma- or tab-separated, some at a time."""
     try:
-        read = {
-            "sep": "\t" if _kind(file) == ".tsv" else ",",
-            "dtype": str,
-            "keep_default_na": False,
-            "index_col": False,
-        }
-        for part in pd.read_csv(stream, chunksize=1024, **read):
+        sep = "\t" if _kind(file) == ".tsv" else ","
+        for part in pd.read_csv(stream, sep=sep, dtype=str, keep_default_na=False, index_col=False, chunksize=1024):
             yield from part.to_dict("records")
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"corpus={str(file)!r}: no table ({str(error).strip()})") from None
