@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch import Tensor
 from tqdm import tqdm
 
 from scta_lite import cost, evaluate, text
