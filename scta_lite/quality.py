@@ -136,16 +136,26 @@ def vocabs(folder: str | Path) -> list[int]:
     return found
 
 
-def views(folder: str | Path, vocab: int) -> list[View]:
-    """What the study compares at this V: after equal steps, fewest first, then after equal seconds."""
+def views(folder: str | Path, vocab: int, of: str = "") -> list[View]:
+    """What the study compares at this V: after equal steps, fewest first, then after equal seconds.
+
+    `of`: "" for the methods, "backbone-" for the backbones. A Transformer's step time is the GRU's times the ratio of
+    the two when they took turns.
+    """
     checks.integer("vocab", vocab, 2)
     home = Path(folder) / str(vocab)
     step_ms = runs_of(home / "cost").groupby("row").step_ms.median()
+    if of:
+        turns = runs_of(home / f"{of}cost").groupby("row").step_ms.median()
+        for row in turns.index.difference(step_ms.index):
+            gru = row.partition(",")[0]
+            step_ms[row] = step_ms[gru] * turns[row] / turns[gru]
     counted = json.loads((home / "controls.json").read_text())
-    equal = runs_of(home / "equal").groupby("steps") if (home / "equal").is_dir() else ()
+    equal, timed = (home / f"{of}{part}" for part in ("equal", "seconds"))
+    equal = runs_of(equal).groupby("steps") if equal.is_dir() else ()
     groups = [(f"{steps:,} steps", runs) for steps, runs in equal]
-    if (home / "seconds").is_dir():
-        runs = runs_of(home / "seconds")
+    if timed.is_dir():
+        runs = runs_of(timed)
         seconds = round((runs.steps * runs.row.map(step_ms)).median() / 1e3)
         groups.append((f"{seconds} seconds", runs))
     return [View(vocab, name, {row: of.to_dict("records") for row, of in runs.groupby("row", sort=False)},

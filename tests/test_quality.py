@@ -88,3 +88,16 @@ def test_differences_say_what_is_noise(study):
 def test_what_is_no_study(tmp_path):
     with pytest.raises(ValueError, match="expected one that `make study` wrote"):
         quality.vocabs(tmp_path)
+
+
+def test_backbones_are_timed_by_their_turns_with_the_gru(study):
+    """The GRU took 10 ms beside the methods; beside the Transformer 20, and that 30: so its step is 15 ms."""
+    home, block = study / "300", {"backbone": "transformer", "layers": 1, "mlp_ratio": 1}
+    for settings, step_ms in (({}, 20.0), (block, 30.0)):
+        store(home / "backbone-cost", 4.0, 4.0, step_ms=step_ms, method="ce", steps=5, seed=3, **settings)
+        store(home / "backbone-equal", 4.0, 4.0, method="ce", steps=20, **settings)
+    (equal,) = quality.views(study, 300, "backbone-")
+    assert equal.step_ms["CE"] == 10
+    assert equal.step_ms["CE, 1-block Transformer"] == pytest.approx(15)
+    assert equal.table.loc["CE, 1-block Transformer", "seconds"] == pytest.approx(0.3)
+    assert set(equal.rows) == {"CE", "CE, 1-block Transformer"}
