@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_to_all_single
+from torch.autograd.function import FunctionCtx
 
 from scta_lite import checks
 from scta_lite.files import remove, temporary
@@ -63,7 +63,7 @@ class ShardedTable(VocabTable):
         wanted = owner.bincount(minlength=ranks)  # rows of each rank
         ours, theirs = wanted.tolist(), _exchanged(wanted, [1] * ranks, [1] * ranks).tolist()
         rows = super().forward(_exchanged(once[order], ours, theirs) // ranks)
-        return _exchanged(rows, theirs, ours)[order.argsort()[places]].view(*ids.shape, self.dim)
+        return _Sent.apply(rows, theirs, ours)[order.argsort()[places]].view(*ids.shape, self.dim)
 
     def gather_into(self, whole: Tensor | None) -> None:
         """Writes the rows of all ranks into the whole table (rows, dim), which rank 0 has; all ranks must call it."""
@@ -78,10 +78,24 @@ class ShardedTable(VocabTable):
                 whole[start * ranks : start * ranks + len(rows)] = rows[: self.total - start * ranks]
 
 
+class _Sent(torch.autograd.Function):
+    """Rows (n, dim) to the ranks that asked for them, so many each; gradients come back."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        ctx.sizes = received, sent
+        return _exchanged(rows, sent, received)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _exchanged(grad, *ctx.sizes), None, None
+
+
 def _exchanged(x: Tensor, sent: list[int], received: list[int]) -> Tensor:
-    """What the ranks send to this one of their x (n, …), of whose parts each rank gets one; gradients go back."""
+    """What the ranks send to this one of their x (n, …), of whose parts each rank gets one."""
     found = x.new_empty(sum(received), *x.shape[1:])
-    return all_to_all_single(found, x.contiguous(), received, sent)
+    dist.all_to_all_single(found, x.contiguous(), received, sent)
+    return found
 
 
 class ShardedTraining(Training):
