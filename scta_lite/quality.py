@@ -152,9 +152,9 @@ def views(folder: str | Path, vocab: int, of: str = "") -> list[View]:
             step_ms[row] = step_ms[gru] * turns[row] / turns[gru]
     counted = json.loads((home / "controls.json").read_text())
     equal, timed = (home / f"{of}{part}" for part in ("equal", "seconds"))
-    equal = runs_of(equal).groupby("steps") if equal.is_dir() else ()
+    equal = runs_of(equal).groupby("steps") if any(equal.glob("*.json")) else ()
     groups = [(f"{steps:,} steps", runs) for steps, runs in equal]
-    if timed.is_dir():
+    if any(timed.glob("*.json")):
         runs = runs_of(timed)
         seconds = round((runs.steps * runs.row.map(step_ms)).median() / 1e3)
         groups.append((f"{seconds} seconds", runs))
