@@ -86,9 +86,10 @@ TRANSFORMERS = {  # how a row's name ends, and its backbone: with the GRU's para
     ", 2-block Transformer": {"backbone": "transformer", "layers": 2, "mlp_ratio": 4},
 }
 PRIOR, TUNED = "SEMANTIC with prior", "SEMANTIC tuned"
-ROWS = METHODS | {label + shape: (METHODS[label][0] | changes, METHODS[label][1])
-                  for label in ("CE", PRIOR) for shape, changes in TRANSFORMERS.items()}  # fmt: skip
-BACKBONES = ("CE", PRIOR, *(row for row in ROWS if row not in METHODS))
+GRU = {label + shape: label for label in ("CE", PRIOR) for shape in TRANSFORMERS}  # of a Transformer's row the GRU's
+ROWS = METHODS | {row: (METHODS[label][0] | TRANSFORMERS[row.removeprefix(label)], METHODS[label][1])
+                  for row, label in GRU.items()}  # fmt: skip
+BACKBONES = ("CE", PRIOR, *GRU)
 EXACT = tuple(name for name in ROWS if name.startswith("CE"))  # softmaxes over all V tokens
 TOO_LONG = {  # rows that are left out after so many steps: an exact softmax takes an hour there, and more
     (MID, 2_500): ("CE from log u", "CE at D = 64 from log u", *(row for row in BACKBONES if row.startswith("CE, "))),
@@ -196,7 +197,10 @@ def tune(vocab: int, label: str, run: Run) -> dict:
 
 @cache
 def decay(label: str, run: Run) -> float:
-    """The best weight decay of a long training: in 400 steps nothing is seen twice, and little has time to decay."""
+    """The best weight decay of a long training: in 400 steps nothing is seen twice, and little has time to decay.
+
+    A Transformer has the GRU's, as three more trainings of each would take an hour.
+    """
 
     def score(settings: list[dict]) -> list[float]:
         at = fixed(LOW, label) | tune(LOW, label, run)
@@ -209,7 +213,7 @@ def decay(label: str, run: Run) -> float:
 def settled(vocab: int, label: str, run: Run) -> dict:
     """The method's settings for its whole trainings at this V."""
     found = tune(vocab, label, run)
-    return found | {"weight_decay": decay(label, run)} if vocab == LOW else found
+    return found | {"weight_decay": decay(GRU.get(label, label), run)} if vocab == LOW else found
 
 
 def chosen(vocab: int, label: str, run: Run, of: Callable = settled) -> dict[str, Any]:
@@ -244,7 +248,7 @@ def step_ms(vocab: int, label: str, run: Run) -> float:
 
     if label in LABELS:
         return middle(label, LABELS)
-    gru = label.partition(",")[0]
+    gru = GRU[label]
     return middle(gru, LABELS) * middle(label, BACKBONES) / middle(gru, BACKBONES)
 
 
@@ -342,10 +346,9 @@ def data(vocab: int, run: Run) -> list[Spec]:
 def backbone(vocab: int, run: Run, two: Executor) -> None:
     """The GRU's rows and the Transformers'."""
     found = partial(settled, vocab, run=run)
-    new = [label for label in BACKBONES if label not in METHODS]
     if vocab != LOW:
         cost(vocab, run, BACKBONES)
-    list(tqdm(two.map(found, new), "tune", total=len(new)))
+    list(tqdm(two.map(found, GRU), "tune", total=len(GRU)))
     cost(vocab, run, BACKBONES)
     run(seconds(vocab, run, BACKBONES), f"{vocab}/backbone-seconds", two)
     run(equal(vocab, run, BACKBONES), f"{vocab}/backbone-equal", two)
