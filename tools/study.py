@@ -326,11 +326,14 @@ def controls(vocab: int, out: Path, run: Run) -> None:
 
 
 def seconds(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> list[Spec]:
-    """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any."""
+    """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any.
+
+    The text is never less than in equal steps: a slow row reads only a part of it, but counts u on all.
+    """
     available, specs = cost(vocab, run)["CE"][0]["examples_available"], []
     for label in labels:
         steps = steps_in(SECONDS, vocab, label, run)
-        examples = min(available, steps * PAPER.batch)
+        examples = min(available, max(PAPER.examples, steps * PAPER.batch))
         text_of = {"examples": examples, "epochs": -(-steps // (examples // PAPER.batch))}
         specs.append(row(vocab, label, run, steps, 0, **text_of))
     return specs
