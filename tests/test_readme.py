@@ -259,6 +259,9 @@ def test_the_answer_holds_in_the_stored_runs():
     assert after[200_000].difference("adaptive softmax", "SEMANTIC with prior").low > 0
     for V in (50_000, 200_000):
         assert after[V].difference("SEMANTIC with prior", after[V].ce).high < -1  # far ahead
+    nll = after[200_000].table.NLL
+    for row in ("adaptive softmax", after[200_000].ce, "SEMANTIC as published"):
+        assert nll[row] > nll["unigram"], row
     told = []
     for name in ("adaptive", "with prior", "a trigram", "CE", "as published"):
         row = {"adaptive": "adaptive softmax", "CE": "CE"}.get(name, f"SEMANTIC {name}")
