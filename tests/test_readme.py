@@ -258,14 +258,15 @@ def test_the_answer_holds_in_the_stored_runs():
             assert after[V].difference("adaptive softmax", slower).high < 0, slower
     assert after[200_000].difference("adaptive softmax", "SEMANTIC with prior").low > 0
     for V in (50_000, 200_000):
-        assert after[V].difference("SEMANTIC with prior", after[V].ce).high < -1  # far ahead
-    nll = after[200_000].table.NLL
+        assert after[V].difference("SEMANTIC with prior", after[V].ce).high < -0.5  # far ahead
+    hits, nll = (after[200_000].table[name] for name in ("Hit@1", "NLL"))
+    assert hits.idxmax().startswith("trigram")
     for row in ("adaptive softmax", after[200_000].ce, "SEMANTIC as published"):
         assert nll[row] > nll["unigram"], row
     told = []
-    for name in ("adaptive", "with prior", "a trigram", "CE", "as published"):
-        row = {"adaptive": "adaptive softmax", "CE": "CE"}.get(name, f"SEMANTIC {name}")
+    for name in ("adaptive", "with prior", "a trigram", "CE from its better start", "as published"):
+        row = {"adaptive": "adaptive softmax"}.get(name, f"SEMANTIC {name}")
         found = [of.trigram["full_vocab"]["bits_per_byte"] if "trigram" in name
-                 else of.table["bits/byte"][of.ce if row == "CE" else row] for of in after.values()]  # fmt: skip
+                 else of.table["bits/byte"][of.ce if "CE" in name else row] for of in after.values()]  # fmt: skip
         told.append(f"{name} " + ", ".join(f"{bits:.2f}" for bits in found))
     assert f"V = 8,192, 50,000 and 200,000: {'; '.join(told)}." in " ".join(README.split())
