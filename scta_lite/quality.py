@@ -136,22 +136,22 @@ def vocabs(folder: str | Path) -> list[int]:
     return found
 
 
-def views(folder: str | Path, vocab: int, of: str = "") -> list[View]:
+def views(folder: str | Path, vocab: int, prefix: str = "") -> list[View]:
     """What the study compares at this V: after equal steps, fewest first, then after equal seconds.
 
-    `of`: "" for the methods, "backbone-" for the backbones. A Transformer's step time is the GRU's times the ratio of
-    the two when they took turns.
+    `prefix`: "" for the methods, "backbone-" for the backbones. A Transformer's step time is the GRU's times the ratio
+    of the two when they took turns.
     """
     checks.integer("vocab", vocab, 2)
     home = Path(folder) / str(vocab)
     step_ms = runs_of(home / "cost").groupby("row").step_ms.median()
-    if of:
-        turns = runs_of(home / f"{of}cost").groupby("row").step_ms.median()
+    if prefix:
+        turns = runs_of(home / f"{prefix}cost").groupby("row").step_ms.median()
         for row in turns.index.difference(step_ms.index):
             gru = row.partition(",")[0]
             step_ms[row] = step_ms[gru] * turns[row] / turns[gru]
     counted = json.loads((home / "controls.json").read_text())
-    equal, timed = (home / f"{of}{part}" for part in ("equal", "seconds"))
+    equal, timed = (home / f"{prefix}{part}" for part in ("equal", "seconds"))
     equal = runs_of(equal).groupby("steps") if any(equal.glob("*.json")) else ()
     groups = [(f"{steps:,} steps", runs) for steps, runs in equal]
     if any(timed.glob("*.json")):

@@ -197,10 +197,7 @@ def tune(vocab: int, label: str, run: Run) -> dict:
 
 @cache
 def decay(label: str, run: Run) -> float:
-    """The best weight decay of a long training: in 400 steps nothing is seen twice, and little has time to decay.
-
-    A Transformer has the GRU's, as three more trainings of each would take an hour.
-    """
+    """The best weight decay of a long training: in 400 steps nothing is seen twice, and little has time to decay."""
 
     def score(settings: list[dict]) -> list[float]:
         at = fixed(LOW, label) | tune(LOW, label, run)
@@ -211,7 +208,7 @@ def decay(label: str, run: Run) -> float:
 
 
 def settled(vocab: int, label: str, run: Run) -> dict:
-    """The method's settings for its whole trainings at this V."""
+    """The method's settings for its whole trainings at this V; a Transformer has the weight decay of its GRU's row."""
     found = tune(vocab, label, run)
     return found | {"weight_decay": decay(GRU.get(label, label), run)} if vocab == LOW else found
 
