@@ -310,15 +310,18 @@ def _line(ax: Axes, part: pd.DataFrame, **look: str) -> None:
 
 
 def _values(ax: Axes, points: pd.DataFrame) -> None:
-    """The values beside the points of one panel, each on the side where the next point is farther."""
+    """The values of one panel, above or below their points, where the next is farther; beside one without room."""
+    room = (points.value.max() / points.value.min()) ** 0.15  # the ratio of two points that leave a label its place
     for _, column in points.groupby("vocab"):
         ordered = column.sort_values("value")
         gaps = [math.inf, *(ordered.value.to_numpy()[1:] / ordered.value.to_numpy()[:-1]), math.inf]
         for i, point in enumerate(ordered.itertuples()):
             above = gaps[i + 1] > gaps[i] or i == len(ordered) - 1
+            beside = max(gaps[i : i + 2]) < room
             said = f"{point.value:.2f}" if point.value < 10 else short(point.value)
-            ax.annotate(said, (point.vocab, point.high if above else point.low), ha="center", fontsize=9,
-                        xytext=(0, 8 if above else -16), textcoords="offset points",
+            at = point.value if beside else point.high if above else point.low
+            ax.annotate(said, (point.vocab, at), ha="left" if beside else "center", fontsize=9,
+                        xytext=(8, -3) if beside else (0, 8 if above else -16), textcoords="offset points",
                         color=style(point.method, point.optimizer)["color"],
                         path_effects=[withStroke(linewidth=3, foreground="white")])  # fmt: skip
 

@@ -62,6 +62,25 @@ def test_rounds_become_a_median_with_its_quartiles():
     assert bars == sorted((1.5 * v, 3.0 * v) for v in runs.tokens_per_s)
 
 
+def test_a_value_hides_no_other_point():
+    seconds = {
+        "ce": (12.6, 123),
+        "semantic": (19.1, 18.3),
+        "ce_lowrank": (17.7, 18.5),
+        "adaptive": (4.65, 4.67),
+    }  # H200
+    rows = [(method, V, s) for method, of in seconds.items() for V, s in zip((50_000, 1_000_000), of, strict=True)]
+    runs = pd.DataFrame(rows, columns=["method", "vocab", "seconds"]).assign(machine="one", status="ok")
+    figure = figures.training_time(pd.concat([runs, runs.assign(seconds=0.9 * runs.seconds)]))
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    points = [ax.transData.transform(point) for line in ax.lines for point in line.get_xydata()]
+    assert len(ax.texts) == 8
+    for text in ax.texts:
+        box = text.get_window_extent().padded(5)  # a marker's radius
+        assert not any(box.contains(*point) for point in points), f"{text.get_text()} stands on a point"
+
+
 @pytest.mark.parametrize("draw", [figures.throughput, figures.speedup, figures.training_time, figures.comparison])
 def test_a_missing_column_is_named(draw):
     with pytest.raises(ValueError, match=r"columns .*machine"):
