@@ -4,6 +4,7 @@ Shapes, dtypes and plain numbers only: nothing here waits for a device.
 """
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def _tuple(parts: list) -> str:
 
 def integer(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless the value is an integer from `least` up."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:  # numpy's are integers too
         raise ValueError(f"{name}={value!r}: expected an integer from {least} up")
 
 

@@ -159,13 +159,13 @@ def fits(spec: Spec) -> tuple[bool, int, int]:
 def lines(runs: pd.DataFrame) -> pd.DataFrame:
     """The line t = a + bV through the step times of each machine, method and optimizer, by least relative squares.
 
-    Backbones of several shapes have lines of their own. `a_ms`; `b_us`, microseconds for 1,000 tokens of vocabulary;
-    `residual`, the largest distance from the line over the measured time; `points`, the vocabularies. Those with fewer
-    than two are left out.
+    Backbones of several shapes, and steps that were each one CUDA graph, have lines of their own. `a_ms`; `b_us`,
+    microseconds for 1,000 tokens of vocabulary; `residual`, the largest distance from the line over the measured time;
+    `points`, the vocabularies. Those with fewer than two are left out.
     """
     runs = runs[runs.step_ms.notna()]
     keys = [name for name in ("machine", "method", "optimizer") if name in runs]
-    keys += [name for name in SHAPE if name in runs and runs[name].nunique() > 1]
+    keys += [name for name in (*SHAPE, "capture") if name in runs and runs[name].nunique() > 1]
     found = []
     for key, of_one in runs.groupby(keys, sort=False, dropna=False):
         points = of_one.astype({"step_ms": float}).groupby("vocab").step_ms.median()

@@ -7,6 +7,7 @@ point is their median and its bar their quartiles; of a single run the bar is th
 import io
 import math
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def comparison(runs: pd.DataFrame) -> Figure:
         columns = {"tokens_per_s": "tokens per second", "seconds": "seconds for the whole training"}
         for ax, (column, label) in zip(axes, columns.items(), strict=True):
             points = _points(runs, column)
-            lines = dict(zip(dict.fromkeys(points.machine), ("-", "--", ":", "-."), strict=False))
+            lines = dict(zip(dict.fromkeys(points.machine), cycle(("-", "--", ":", "-.")), strict=False))
             for (machine, method, optimizer), part in points.groupby(RUN[:3], sort=False):
                 look = style(method, optimizer)
                 look |= {"linestyle": lines[machine], "label": f"{look['label']}, {machine}"}
@@ -179,7 +180,7 @@ def variant(run: Any) -> str:
 
 def _variant(run: Any) -> str:
     label = _look(run)["label"].removesuffix(", rows")
-    if run.method == "semantic" and run.lr != PAPER.lr:
+    if run.method == "semantic" and (run.lr != PAPER.lr or not pd.isna(getattr(run, "table_lr", None))):
         return f"{label} tuned"
     if run.method == "semantic":
         return f"{label} as published" + (f", std {run.init_std:g}" if run.init_std != 1 else "")
@@ -254,10 +255,12 @@ def save(figure: Figure, path: Path) -> list[Path]:
 def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     """One row for each point: value, low and high (the quartiles), status, reason, extrapolated.
 
-    ValueError where runs of several texts would be one point.
+    ValueError where there is none, or where runs of several texts would be one point.
     """
     if missing := (COLUMNS | {column}) - set(runs):
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
+    if not len(runs):
+        raise ValueError(f"runs: there is none with {column}; expected one or more")
     points = []
     for key, part in by_kind(runs).groupby(RUN, sort=False):
         texts = part.fingerprint.dropna().unique() if "fingerprint" in part else []
@@ -279,7 +282,7 @@ def _points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
 def _quartiles(run: pd.Series, column: str) -> tuple[float, float]:
     """A run's value at the quartiles of its step time; the value itself, twice, where they say nothing of it."""
     value, q1, q3 = run[column], run.get("step_ms_q1"), run.get("step_ms_q3")
-    if column not in ("tokens_per_s", "seconds") or q1 is None or pd.isna(q1):
+    if column not in ("tokens_per_s", "seconds") or pd.isna(value) or q1 is None or pd.isna(q1):
         return value, value
     scaled = [value * q / run.step_ms for q in (q1, q3)]
     return tuple(scaled) if column == "seconds" else (value * run.step_ms / q3, value * run.step_ms / q1)

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import warnings
 import zlib
@@ -125,7 +126,7 @@ def becoming(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path.parent)
-    folder = temporary(path)
+    folder = temporary(path.with_name(f"{path.name}.{threading.get_ident()}"))
     try:
         folder.mkdir(exist_ok=True)
         part = folder / path.name

@@ -42,7 +42,7 @@ class Training:
         self.optimizers = optimizers(spec, model)
         self.generator = torch.Generator(self.device).manual_seed(spec.seed)
         self.losses = torch.zeros(spec.steps or spec.steps_total, device=self.device)
-        self.done, self.validation = 0, []
+        self.done, self.validation, self.peak = 0, [], 0  # bytes, before the last look
         self.graph = None  # of a step, once one was captured; it reads `captured`, and leaves its loss in `found`
         self.timer, self.clock = StepTimer(self.device), Clock(self.device)
 
@@ -62,7 +62,9 @@ class Training:
                 machine.finish(device)  # what the host has only queued is training too
                 seconds = clock.seconds()
                 with clock.paused():
+                    self.peak = max(self.peak, machine.peak_memory(device)[0])
                     self._look(seconds)
+                    machine.reset_peak_memory(device)  # a look's memory is not the training's
             if last:
                 break
             if checkpoint and seconds - saved >= every_s:
@@ -80,7 +82,7 @@ class Training:
         whole = len(self.timer.steps) == self.done  # of a resumed run only the last part's energy is known
         joules = clock.joules() if whole else None
         losses = self.losses[: self.done].tolist()
-        found = {**_times(spec, measured, self.done, clock.seconds()), "energy_joules": joules,
+        found = {**_times(spec, measured, self.done, clock.seconds(), self.peak), "energy_joules": joules,
                  **loss_summary(losses, spec), "validation": self.validation}  # fmt: skip
         return found | failure(losses, steps)
 
@@ -278,15 +280,15 @@ def failure(losses: list[float], steps: int) -> dict:
             **dict.fromkeys(("seconds", "extrapolated", "tokens_per_s", "examples_per_s", "final_loss"))}  # fmt: skip
 
 
-def _times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
-    """Times and memory of the run; a whole training's seconds, extrapolated where fewer steps were run."""
+def _times(spec: Spec, measured: dict, steps_run: int, seconds: float, before: int) -> dict:
+    """Times and peak memory, no less than `before`; a whole training's seconds, extrapolated where fewer were run."""
     whole = seconds if steps_run == spec.steps_total else measured["step_ms"] * spec.steps_total / 1e3
     peak, peak_of = machine.peak_memory(machine.device(spec.device))
     return {
         "steps_run": steps_run, **measured, "seconds": whole, "extrapolated": steps_run < spec.steps_total,
         "tokens_per_s": spec.positions * spec.steps_total / whole,
         "examples_per_s": spec.batch * spec.steps_total / whole,
-        "peak_memory_bytes": peak, "peak_memory_of": peak_of,
+        "peak_memory_bytes": max(peak, before), "peak_memory_of": peak_of,
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ CE = ("CE", "CE from log u")
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one row less that of another, and where 95% of the bootstrap over documents and seeds lies."""
+    """A metric of one row less that of another, and where 95% of the bootstrap lies: `spread.difference`."""
 
     gap: float
     low: float
@@ -33,7 +33,7 @@ class Difference:
 
     @property
     def noise(self) -> bool:
-        """Whether the interval holds 0."""
+        """Whether the interval holds 0; with one seed a side it is of documents alone."""
         return self.low <= 0 <= self.high
 
     def __format__(self, form: str) -> str:
@@ -62,7 +62,7 @@ class View:
 
     @property
     def trigram(self) -> dict:
-        """That of the examples which every row saw in equal steps; for equal seconds that of all the text."""
+        """That of the same examples where all rows were trained on the same, else that of all the text."""
         trigrams = [found for found in self.counted if found["order"] == 3]
         examples = {run["examples"] for runs in self.rows.values() for run in runs}
         same = [found for found in trigrams if examples == {found["examples"]}]
@@ -139,6 +139,7 @@ def vocabs(folder: str | Path) -> list[int]:
 def views(folder: str | Path, vocab: int, prefix: str = "") -> list[View]:
     """What the study compares at this V: after equal steps, fewest first, then after equal seconds.
 
+    ValueError for a row whose runs differ in more than their seed.
     `prefix`: "" for the methods, "backbone-" for the backbones. A Transformer's step time is the GRU's times the ratio
     of the two when they took turns.
     """
@@ -158,5 +159,8 @@ def views(folder: str | Path, vocab: int, prefix: str = "") -> list[View]:
         runs = runs_of(timed)
         seconds = round((runs.steps * runs.row.map(step_ms)).median() / 1e3)
         groups.append((f"{seconds} seconds", runs))
+    for name, (row, of) in ((name, each) for name, runs in groups for each in runs.groupby("row")):
+        if of.seed.duplicated().any():
+            raise ValueError(f"{row} at V = {vocab:,} after {name}: expected one run a seed, found {list(of.run_id)}")
     return [View(vocab, name, {row: of.to_dict("records") for row, of in runs.groupby("row", sort=False)},
                  step_ms.to_dict(), counted) for name, runs in groups]  # fmt: skip

@@ -252,6 +252,8 @@ def check(spec: Spec) -> None:
         raise ValueError(
             f"device={spec.device!r}: expected 'cuda' on several ranks, each of which has a GPU of its own"
         )
+    if spec.vocab < dist.get_world_size():
+        raise ValueError(f"vocab={spec.vocab}: expected at least the {dist.get_world_size()} ranks, one row for each")
     if spec.batch % dist.get_world_size():
         raise ValueError(f"batch={spec.batch}: expected a multiple of the {dist.get_world_size()} ranks")
 

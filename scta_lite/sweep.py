@@ -59,6 +59,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Runs the Specs, each in a process of its own, and returns their runs, as `load_runs` does, in the Specs' order.
 
+    Specs that are equal are one run.
+
     Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file is there, unless they were
     killed, failed or skipped. A run that needs more memory than is free is recorded as skipped; `force` runs it anyway.
     `executor` is any from concurrent.futures, or dask's `Client.get_executor()`, whose workers see the same folders; by

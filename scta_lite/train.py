@@ -95,7 +95,9 @@ def _kinds(spec: Spec) -> tuple[Callable[..., LanguageModel], type[Training]]:
     return sharded.build, sharded.ShardedTraining
 
 
-def _begun(spec: Spec, model_of: Callable[..., LanguageModel], counts: Tensor, device: torch.device) -> LanguageModel:
+def _begun(
+    spec: Spec, model_of: Callable[..., LanguageModel], counts: Tensor | None, device: torch.device
+) -> LanguageModel:
     """The model as the seed draws it; the caller's own random numbers go on as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
@@ -116,7 +118,7 @@ def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, finger
     """The model's backbone, embeddings and token head as the first stage left them."""
     path = Path(spec.stage1)
     first = load(path.parent, path.stem)
-    sizes = ("vocab", "method", *SHAPE, "semantic_dim", "sampler")
+    sizes = ("vocab", "method", *SHAPE, "semantic_dim", "sampler", "scores", "log_unigram")
     different = [name for name in sizes if getattr(first.spec, name) != getattr(spec, name)]
     different += ["corpus"] * (first.fingerprint != fingerprint)
     if first.model is None or different or first.spec.token_head:
@@ -145,7 +147,7 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
         raise FileNotFoundError(f"run_id={run_id!r}: expected one of {[p.stem for p in found]}, the runs in {folder}")
     result = Result.from_dict(read(path))
     if (file := path.with_suffix(".safetensors")).is_file():
-        result.model = LanguageModel(result.spec)
+        result.model = _begun(result.spec, LanguageModel, None, torch.device("cpu"))
         try:
             result.model.load_state_dict(weights.read(file)[0])
         except RuntimeError as error:  # other names, or other sizes

@@ -107,6 +107,14 @@ def test_the_published_lines():
     assert (fit.a_ms, fit.b_us, fit.residual) == pytest.approx((3, 2e6, 0), abs=1e-6)
 
 
+def test_a_captured_step_has_a_line_of_its_own():
+    rows = [(V, capture, (1 + capture) * V / 1e3) for V in (1_000, 2_000) for capture in (False, True)]
+    runs = pd.DataFrame(rows, columns=["vocab", "capture", "step_ms"]).assign(
+        machine="x", method="ce", optimizer="rows"
+    )
+    assert cost.lines(runs).set_index("capture").b_us.round(6).to_dict() == {False: 1_000.0, True: 2_000.0}
+
+
 def test_the_papers_memory():
     """PAPER's reading: at V = 1M, CE's weights, gradients and moments are 8.2 GB, SEMANTIC's 5.1 GB."""
     for method, expected in (("ce", 8.2e9), ("semantic", 5.1e9)):

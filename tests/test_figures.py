@@ -138,6 +138,31 @@ def test_missing_columns_are_named():
         figures.training_time(published_runs().drop(columns="seconds"))
 
 
+@pytest.mark.parametrize("draw", [figures.throughput, figures.training_time, figures.comparison])
+def test_a_run_that_failed_in_its_steps_is_said(draw):
+    """It has step times, and no time of a whole training."""
+    runs = published_runs().query("vocab == 50000").assign(step_ms=9.0, step_ms_q1=8.0, step_ms_q3=10.0)
+    failed = runs.machine + runs.method == "RTX A6000ce"
+    runs.loc[failed, ["seconds", "tokens_per_s", "status"]] = [None, None, "failed"]
+    assert any("failed" in text.get_text() for ax in draw(runs.astype({"seconds": object})).axes for text in ax.texts)
+
+
+def test_nothing_to_draw_is_said():
+    with pytest.raises(ValueError, match="runs: there is none with speedup; expected one or more"):
+        figures.speedup(published_runs().query("method == 'ce'"))
+
+
+def test_any_number_of_machines_stands_side_by_side():
+    runs = pd.concat([published_runs().query("machine == 'RTX A6000'").assign(machine=name) for name in "abcdef"])
+    assert len(figures.comparison(runs).axes[0].get_legend_handles_labels()[0]) == 12
+
+
+def test_a_tuned_row_at_the_papers_rate_is_not_as_published():
+    settings = {"method": "semantic", "optimizer": "rows", "vocab": 300, "init_std": 0.02}
+    assert figures.variant(spec.Spec(**settings)) == "SEMANTIC as published, std 0.02"
+    assert figures.variant(spec.Spec(**settings, table_lr=0.03)) == "SEMANTIC tuned"
+
+
 def test_figures_are_the_same_bytes_every_time(tmp_path):
     saved = [figures.save(figures.throughput(published_runs()), tmp_path / name) for name in ("a", "b")]
     assert [p.suffix for p in saved[0]] == [".png", ".pdf"]

@@ -137,6 +137,18 @@ def test_one_at_a_time(tmp_path):
     assert not list((tmp_path / "new").iterdir())
 
 
+def test_two_threads_write_one_file(tmp_path):
+    """The first to end does not take the other's part away."""
+    path = tmp_path / "ids.npy"
+    with becoming(path) as ours:
+        ours.write_bytes(b"same")
+        thread = threading.Thread(target=replace_file, args=(path, b"same"))
+        thread.start()
+        thread.join()
+        assert ours.is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["ids.npy"]
+
+
 HOLDING = """
 import os, signal, sys
 from pathlib import Path

@@ -125,6 +125,22 @@ def test_a_gpu_is_asked_by_processes_that_end():
     assert gpu.apart(torch.device("cpu"), os.getpid) == os.getpid()
 
 
+@pytest.mark.parametrize("total", [8188 << 20, 24 << 30])
+def test_a_gpu_of_8_gb_is_given_all_that_it_has(monkeypatch, total):
+    shares = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on: SimpleNamespace(total_memory=total))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, on: shares.append(share))
+    assert gpu.capped(torch.device("cuda"), []) == []
+    assert shares == [min(1, (8 << 30) / total)]
+
+
+def test_what_cannot_be_compared_costs_no_run(tmp_path, monkeypatch):
+    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
+    monkeypatch.setattr(gpu, "peers", lambda *of: 1 / 0)
+    gpu.no_runs(campaign)
+    assert campaign.left_out == ["peers.csv: left out, ZeroDivisionError: division by zero"]
+
+
 def test_peers_are_given_what_they_take(monkeypatch):
     """Cut Cross-Entropy asserts hidden states of 16 bits in its backward pass; what fails is told beside the others."""
 

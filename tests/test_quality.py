@@ -70,6 +70,12 @@ def test_the_trigram_is_of_what_all_rows_saw_or_of_all_the_text(study):
     assert (equal.trigram["examples"], seconds.trigram["examples"]) == (20_000, 90_000)
 
 
+def test_a_row_of_two_methods_is_told(study):
+    store(study / "300" / "equal", 3.0, 3.0, method="semantic_prior", semantic_dim=64, steps=20, lr=0.5)
+    with pytest.raises(ValueError, match="SEMANTIC with prior at V = 300 after 20 steps: expected one run a seed"):
+        quality.views(study, 300)
+
+
 def test_differences_say_what_is_noise(study):
     equal, _ = quality.views(study, 300)
     gap = equal.difference("SEMANTIC with prior", "CE")

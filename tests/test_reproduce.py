@@ -28,6 +28,14 @@ def test_a_stored_run_comes_out_the_same(tiny, tmp_path, monkeypatch, capsys):
     assert float(told()["largest difference of the loss curve, nats"]) == pytest.approx(0.25)
 
 
+def test_of_two_machines_this_ones_run_is_taken(tiny, tmp_path):
+    result = train(tiny())
+    result.model, here = None, result.machine
+    for folder, result.machine in (("a", "another"), ("b", here), ("c", "a third")):
+        result.save(tmp_path / folder)
+    assert reproduce.stored(result.run_id, tmp_path).machine == here
+
+
 def test_what_cannot_be_run_again_is_said(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["reproduce", "ce-9-12345678", "--folder", str(tmp_path)])
     with pytest.raises(SystemExit):

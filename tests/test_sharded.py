@@ -243,6 +243,12 @@ def test_bad_input(of_ranks, tmp_path):
             sharded.check(Spec(method="semantic", vocab=V, corpus="zipf", optimizer="rows", device="cuda:1"))
 
 
+def test_every_rank_has_a_row(monkeypatch):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="vocab=2: expected at least the 3 ranks"):
+        sharded.check(Spec(method="semantic", vocab=2, negatives=1, corpus="zipf", optimizer="rows", batch=3))
+
+
 def torchrun(out, options):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scta_lite.train",
                "--method", "semantic_prior", "--vocab", "1001", "--optimizer", "rows", "--out", out,

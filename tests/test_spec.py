@@ -134,6 +134,18 @@ def test_arguments_round_trip():
     assert Spec(**vars(parser.parse_args(arguments(spec)))) == spec
 
 
+@pytest.mark.parametrize("name", ["2024", "50k", "null", "true", "a.txt"])
+def test_a_text_may_have_any_name(name):
+    from argparse import ArgumentParser
+
+    from scta_lite.runs.settings import add_arguments
+
+    parser = ArgumentParser()
+    add_arguments(parser)
+    found = parser.parse_args(["--method", "ce", "--vocab", "2k", "--corpus", name])
+    assert Spec(**vars(found)).corpus == name
+
+
 @pytest.mark.parametrize("words", ["--vocab 50q", "--vocab 2k --lr fast", "--vocab 2k --betas 0.9"])
 def test_a_word_that_is_no_number_is_told_at_once(words, capsys):
     from argparse import ArgumentParser
@@ -193,6 +205,9 @@ def test_what_a_method_takes_where_nothing_is_said():
     ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
     ({"method": "semantic", "sampler": "in_batch", "batch": 1, "seq_len": 2}, r"^sampler='in_batch': expected another"),
     ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
+    ({"method": "ce", "eval_every": 5}, r"^eval_every=5: expected None without evaluate=True"),
+    ({"method": "ce", "eval_every_s": 5}, r"^eval_every_s=5.0: expected None without evaluate=True"),
+    ({"method": "ce", "eval_examples": 5}, r"^eval_examples=5: expected evaluate=True with it"),
 ])  # fmt: skip
 def test_settings_that_a_method_does_not_have(settings, message):
     with pytest.raises(ValueError, match=message):

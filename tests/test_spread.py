@@ -49,9 +49,20 @@ def test_a_difference_is_paired_by_document():
 def test_two_equal_methods_seldom_differ():
     rng, wrong = np.random.default_rng(1), 0
     for _ in range(100):
-        _, low, high = spread.difference(*simulated(rng, 0.0), "nll", draws=300)
+        _, low, high = spread.difference(*simulated(rng, 0.0), "nll", draws=np.int64(300))
         wrong += not low <= 0 <= high
-    assert wrong <= 25  # nominally 5; three seeds show less than their spread
+    assert wrong <= 15  # nominally 5
+
+
+def test_two_seeds_spread_by_all_of_their_variance():
+    """Of 4.0 and 4.2 drawn twice, the mean is off 4.1 by 0.1 or not at all; stretched it is as their standard error."""
+    runs = [a_run([4.0 * n, 4.0 * n], [n, n]) for n in (10, 10.5)]
+    runs[1]["positions"] = runs[0]["positions"]
+    gap, low, high = spread.difference(runs, [a_run([30, 30], [10, 10])], "nll")
+    assert (gap, low, high) == pytest.approx((1.1, 1.1 - 0.1 * math.sqrt(2), 1.1 + 0.1 * math.sqrt(2)))
+    assert spread.difference(runs[:1], [a_run([30, 30], [10, 10])], "nll") == pytest.approx(
+        (1, 1, 1)
+    )  # documents alone
 
 
 def test_bits_per_byte_of_two_vocabularies_are_paired_by_document():
@@ -74,3 +85,8 @@ def test_runs_that_cannot_be_compared():
         spread.standard_error([one, other], "nll")
     with pytest.raises(ValueError, match="others over different positions"):
         spread.difference([one], [other], "nll")
+    here, there = one | {"document": [0, 1]}, one | {"document": [5, 9]}
+    with pytest.raises(ValueError, match="others over different positions"):
+        spread.difference([here], [there], "nll")
+    with pytest.raises(ValueError, match="others over none of the documents of runs"):
+        spread.difference([here], [there], "bits_per_byte")

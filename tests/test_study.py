@@ -1,6 +1,7 @@
 """What is stored is what `make study` and `make stages` would run today: no setting was chosen by hand."""
 
 import json
+import math
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -98,6 +99,12 @@ def searched(start, trials, best):
         ]
 
     return study.search(start, trials, score), tried
+
+
+def test_a_setting_that_ends_without_a_number_will_not_do():
+    ends = [[{"nll": 4.0}], [{"nll": None}], []]
+    runs = [{"status": "ok", "validation": end} for end in ends] + [{"status": "failed", "validation": ends[0]}]
+    assert study.nlls(runs) == [4.0, *[math.inf] * 3]
 
 
 def test_a_search_has_its_trials_and_no_setting_twice():

@@ -109,7 +109,19 @@ def test_quality_at_marks_is_no_time_of_training(tiny, monkeypatch):
     assert all(a["seconds"] < b["seconds"] for a, b in pairwise(result.validation))
     by_time = train(tiny(evaluate=True, eval_every_s=1e-6, steps=4))
     assert [look["step"] for look in by_time.validation] == [1, 2, 3, 4]
-    assert train(tiny(eval_every=5)).validation == []  # evaluate is False
+
+
+def test_a_looks_memory_is_not_the_trainings(tiny, monkeypatch):
+    peak = [0]
+
+    def look(*of, **settings):
+        peak[0] = 900
+        return {"nll": 1.0}
+
+    monkeypatch.setattr(evaluate, "metrics", look)
+    monkeypatch.setattr(machine, "reset_peak_memory", lambda on: peak.__setitem__(0, 100))
+    monkeypatch.setattr(machine, "peak_memory", lambda on: (peak[0], "process RSS"))
+    assert train(tiny(evaluate=True, eval_every=5)).peak_memory_bytes == 100
 
 
 def test_ce_can_begin_from_the_unigram(tiny):
@@ -299,6 +311,28 @@ def test_progress_is_told(tiny):
     assert told[0] == (1, 12, None)
     assert told[-1][:2] == (12, 12)
     assert 0 < told[-1][2] < 20
+
+
+@pytest.mark.parametrize("first", [{"scores": "dot"}, {"log_unigram": True}], ids=str)
+def test_a_second_stage_has_the_scores_of_the_first(tiny, tmp_path, first):
+    result = train(tiny("sampled_softmax", **first))
+    result.save(tmp_path)
+    (name,) = first
+    second = tiny("sampled_softmax", stage1=str(tmp_path / f"{result.run_id}.safetensors"), token_head="normalised")
+    with pytest.raises(ValueError, match=f"expected a first stage saved with its model, and with the same {name}"):
+        train(second)
+
+
+def test_a_run_is_not_given_an_earlier_ones_model(tiny, tmp_path):
+    result = train(tiny())
+    result.save(tmp_path)
+    state = torch.get_rng_state()
+    assert load(tmp_path).model is not None
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's random numbers go on
+    result.model = None
+    result.save(tmp_path)
+    assert load(tmp_path).model is None
+    assert (tmp_path / f"{result.run_id}.safetensors.set-aside").is_file()
 
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])

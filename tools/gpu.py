@@ -179,7 +179,8 @@ def quality(campaign: Campaign, vocab: int) -> Iterator[Spec]:
 def capped(device: torch.device, specs: list[Spec], most: int = 8 << 30) -> list[dict]:
     """How a few steps of each end, on the GPU, where torch may take so many bytes."""
     found = []
-    torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(device).total_memory, device)
+    share = min(1.0, most / torch.cuda.get_device_properties(device).total_memory)  # an "8 GB" GPU has a bit less
+    torch.cuda.set_per_process_memory_fraction(share, device)
     for spec in specs:
         try:
             run = train(spec)
@@ -256,6 +257,23 @@ def save_ids(folder: Path, most: int = 40_000) -> None:
         np.save(writable(folder) / f"ids-{vocab}.npy", np.concatenate([train, held]).astype(np.int32))
 
 
+def no_runs(campaign: Campaign) -> None:
+    """What is no run: losses beside their peers', and trainings in 8 GB. What fails is told with what was left out."""
+    device, specs = campaign.device, [campaign.spec("ce", vocab) for vocab in campaign.vocabs]
+    small = tuple(spec.vocab for spec in specs if cost.fits(spec)[0])
+    tried = (("ce", "dense"), ("ce_chunked", "rows"), ("semantic", "dense"))
+    large = [campaign.spec(method, campaign.vocabs[-1], kind, steps=10) for method, kind in tried]
+    work = {"peers.csv": lambda: apart(device, peers, device, small).to_csv(index=False)} if small else {}
+    if device.type == "cuda":
+        work["capped.json"] = lambda: json.dumps(apart(device, capped, device, large), indent=1)
+    for name, measured in work.items():
+        if not (path := campaign.out / "found" / name).is_file():
+            try:
+                replace_file(path, measured().encode())
+            except Exception as error:
+                campaign.left_out.append(f"{name}: left out, {type(error).__name__}: {error}")
+
+
 def report(campaign: Campaign) -> None:
     """The tables and figures of this campaign's runs, into the folder and onto the screen; not of an earlier text's."""
     out, said = campaign.out, []
@@ -313,14 +331,8 @@ def main() -> None:
     campaign.captures = device.type == "cuda" and all(c["right"] for c in found if c["check"].startswith("captured"))
     for part, specs in parts(campaign):
         campaign.run(part, specs)
-        if part == "rows":  # what is no run
-            small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
-            if not (path := out / "found" / "peers.csv").is_file():
-                replace_file(path, apart(device, peers, device, small).to_csv(index=False).encode())
-            if device.type == "cuda" and not (path := out / "found" / "capped.json").is_file():
-                tried = (("ce", "dense"), ("ce_chunked", "rows"), ("semantic", "dense"))
-                specs = [campaign.spec(method, campaign.vocabs[-1], kind, steps=10) for method, kind in tried]
-                replace_file(path, json.dumps(apart(device, capped, device, specs), indent=1).encode())
+        if part == "rows":
+            no_runs(campaign)
     report(campaign)
 
 

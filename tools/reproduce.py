@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from scta_lite import Result, train
 from scta_lite.files import ROOT
+from scta_lite.runs import machine
 from scta_lite.runs.result import read
 
 TOLD = {  # of a run's file
@@ -23,11 +24,12 @@ TOLD = {  # of a run's file
 
 
 def stored(run_id: str, folder: Path) -> Result:
-    """The run of that id in the folder or below it."""
+    """The run of that id in the folder or below it; of several, as on two machines, this machine's if there is one."""
     found = sorted(folder.rglob(f"{run_id}.json"))
     if not found:
         raise FileNotFoundError(f"RUN={run_id!r}: no such run in {folder.name}/; a run's id is its file's name")
-    result = Result.from_dict(read(found[0]))
+    results = [Result.from_dict(read(path)) for path in found]
+    result = next((r for r in results if r.machine == machine.name(machine.device("auto"))), results[0])
     if result.spec.stage1:
         raise ValueError(f"RUN={run_id!r} began from a first stage, {result.spec.stage1}, which is not stored with it")
     return result

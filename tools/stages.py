@@ -4,8 +4,8 @@ For V = 8,192 and 50,000, each in a folder of its own:
 
 first    first stages, with their models: the method with a prior, and at 8,192 as published; CE for as many steps
 tune     every kind of second stage looks for its learning rates with the same effort, as in `tools/study.py`
-second   each at its best rates, two seeds; a warm-up and a cosine of its own
-samples  texts that the models of V = 50,000 write; search: exact and approximate search for the best tokens
+second   each at its best rates, two seeds (at 50,000 one); a warm-up and a cosine of its own
+samples  texts that the models write; search: exact and approximate search for the best tokens
 
 How long both stages are, and what stands beside them, is in `equal` of the study: the method with a prior that simply
 goes on, and CE, for as many steps as both have. `tools/stages.py 8192/tune search` does a part; `--out` and `--study`

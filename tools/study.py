@@ -153,8 +153,9 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
 
 
 def nlls(runs: list[dict]) -> list[float]:
-    """The NLL of each on the validation half at its end; of a run that failed, whose setting will not do, ∞."""
-    return [found["validation"][-1]["nll"] if found["status"] == "ok" else math.inf for found in runs]
+    """The NLL of each on the validation half at its end; of a run without one, whose setting will not do, ∞."""
+    ends = [found["validation"][-1:] if found["status"] == "ok" else [] for found in runs]
+    return [end[0]["nll"] if end and end[0]["nll"] is not None else math.inf for end in ends]
 
 
 def edges(tried: list[dict], best: dict) -> list[tuple[str, int]]:
@@ -279,9 +280,11 @@ def equal(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> list[Spec]:
 def saved(spec: Spec, models: Path, also: Path | None = None) -> Path:
     """The file of the Spec's trained model, in the folder of models; its run is kept in `also` too."""
     run_id = spec.run_id(text.load(spec.corpus, progress=False).fingerprint)
-    if not (models / f"{run_id}.json").is_file():
+    if not all((models / f"{run_id}{ending}").is_file() for ending in (".json", ".safetensors")):
         command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", models]
-        subprocess.run(command, check=True, capture_output=True)
+        ended = subprocess.run(command, capture_output=True, text=True)
+        if ended.returncode:
+            raise RuntimeError(f"{run_id}: {ended.stderr.strip() or ended.returncode}")
     if also:
         also.mkdir(parents=True, exist_ok=True)
         shutil.copy(models / f"{run_id}.json", also)
@@ -305,7 +308,7 @@ def models(out: Path, run: Run, two: Executor) -> None:
 
 
 def controls(vocab: int, out: Path, run: Run) -> None:
-    """n-gram models of the examples that the slowest training sees in equal steps and in equal seconds, and of all."""
+    """n-gram models of the fewest examples that a training had, in equal steps and in equal seconds, and of all."""
     trained = [spec.examples for spec in (*equal(vocab, run), *seconds(vocab, run))]
     text_of = text.load(progress=False).examples(vocab, PAPER.seq_len, PAPER.examples)
     held, found = HeldOut.split(text_of, common(vocab)["eval_examples"]), []
@@ -386,8 +389,7 @@ def live(out: Path) -> Run:
             made = f"{spec.run_id(text.load(progress=False).fingerprint)}.json"
             for path in out.glob(f"{spec.vocab}/*/{made}"):
                 if not (out / name / made).is_file():
-                    (out / name).mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, out / name)
+                    replace_file(out / name / made, path.read_bytes())
         return sweep(specs, out / name, executor=executor, progress=executor is not None).to_dict("records")
 
     return run

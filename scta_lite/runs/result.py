@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scta_lite.files import remove, replace_file
+from scta_lite.files import remove, replace_file, set_aside
 from scta_lite.runs.spec import Spec
 from scta_lite.runs.weights import write
 
@@ -80,14 +80,18 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model; whole or not at all.
 
-        What the unfinished run left in the folder is removed. Where there is no room for the model, the run is written
-        all the same, and its checkpoint stays; then OSError, which names the file.
+        What the unfinished run left in the folder is removed, and the model of an earlier run of the Spec set aside if
+        there is none now. Where there is no room for the model, the run is written all the same, and its checkpoint
+        stays; then OSError, which names the file.
         """
         path = Path(folder) / f"{self.run_id}.json"
+        file = path.with_suffix(".safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
         if self.model is not None:
-            write(path.with_suffix(".safetensors"), self.model.state_dict())
+            write(file, self.model.state_dict())
+        elif file.is_file():
+            set_aside(file)
         checkpoint = path.with_suffix(CHECKPOINT)
         if self.model is not None or not checkpoint.is_dir():  # of several ranks, too large to be put together
             remove(checkpoint)

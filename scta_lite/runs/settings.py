@@ -144,6 +144,8 @@ def _read(f: Field) -> Any:
     """What reads a word of the command line as a value of the field; the Spec says whether it will do."""
 
     def value(text: str) -> Any:
+        if f.metadata["expected"] == "a name" and not text.startswith('"'):  # a folder may be called 2024
+            return text
         try:
             found = json.loads(text)
         except ValueError:
