@@ -207,7 +207,6 @@ def test_what_a_method_takes_where_nothing_is_said():
     ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
     ({"method": "ce", "eval_every": 5}, r"^eval_every=5: expected None without evaluate=True"),
     ({"method": "ce", "eval_every_s": 5}, r"^eval_every_s=5.0: expected None without evaluate=True"),
-    ({"method": "ce", "eval_examples": 5}, r"^eval_examples=5: expected evaluate=True with it"),
 ])  # fmt: skip
 def test_settings_that_a_method_does_not_have(settings, message):
     with pytest.raises(ValueError, match=message):

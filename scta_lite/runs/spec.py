@@ -119,8 +119,6 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
      "cosine with method={0.method!r}, token_head={0.token_head!r}"),
     *((name, lambda s, name=name: getattr(s, name) is not None and not s.evaluate, "None without evaluate=True")
       for name in ("eval_every", "eval_every_s")),
-    ("eval_examples", lambda s: "eval_examples" in s.changes() and not (s.evaluate or s.stage1),
-     "evaluate=True with it"),
     ("sampled_head", lambda s: s.sampled_head and not s.token_head, "a token_head with it"),
     ("freeze", lambda s: s.freeze and not s.token_head, "a token_head with it"),
     ("shared", lambda s: s.sampled_head and not s.shared, "an integer from 1 up for a sampled_head"),
