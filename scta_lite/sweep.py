@@ -59,13 +59,11 @@ def sweep(
 ) -> pd.DataFrame:
     """Runs the Specs, each in a process of its own, and returns their runs, as `load_runs` does, in the Specs' order.
 
-    Specs that are equal are one run.
-
-    Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file is there, unless they were
-    killed, failed or skipped. A run that needs more memory than is free is recorded as skipped; `force` runs it anyway.
-    `executor` is any from concurrent.futures, or dask's `Client.get_executor()`, whose workers see the same folders; by
-    default one run is alive at a time. Raises, before the first run,
-    ValueError for a corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
+    Equal Specs are one run. Each run's file appears in `folder` when it ends. `resume` leaves out the runs whose file
+    is there, unless they were killed, failed or skipped. A run that needs more memory than is free is recorded as
+    skipped; `force` runs it anyway. `executor` is any from concurrent.futures, or dask's `Client.get_executor()`, whose
+    workers see the same folders; by default one run is alive at a time. Raises, before the first run, ValueError for a
+    corpus or a device that cannot serve a Spec, and OSError for a folder that cannot be written.
     """
     specs = list(specs)
     for i, spec in enumerate(specs):
