@@ -1,11 +1,12 @@
 """The study of quality as `make study` stored it: which trainings are compared, and each number with its spread.
 
-A view is what was trained under one rule at one V: for equal steps, or for equal seconds. Its rows are named as the
-figures name them (`figures.variant`). Left out: how the settings were found, which is `tools/study.py`.
+A view is what was trained under one rule at one V: for equal steps, for equal seconds, or in two stages. Its
+rows are named as the figures name them (`figures.variant`). Left out: how the settings were found, which is
+`tools/study.py`.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class View:
     rows: dict[str, list[dict]]
     step_ms: dict[str, float]  # of each row, when all took turns
     counted: list[dict]  # n-gram models, as `make study` stores them
+    before: dict[str, tuple[int, float]] = field(default_factory=dict)  # steps and seconds of a row's first stage
 
     def sums(self, row: str) -> list[dict]:
         """The row's sums by document, as `spread` reads them; of "trigram" that of the view's text."""
@@ -97,9 +99,9 @@ class View:
 
     def _trained(self, row: str) -> dict[str, float]:
         runs = self.rows[row]
-        steps = runs[0]["steps"]
-        about = {"seeds": len(runs), "steps": steps, "seconds": steps * self.step_ms.get(row, np.nan) / 1e3}
-        return about | _measured(self.sums(row))
+        (steps, seconds), own = self.before.get(row, (0, 0.0)), runs[0]["steps"]
+        seconds += own * self.step_ms.get(row, np.nan) / 1e3
+        return {"seeds": len(runs), "steps": steps + own, "seconds": seconds} | _measured(self.sums(row))
 
     def compared(self, others: dict[str, str], metric: str = "nll", form: str = "+.3f") -> pd.DataFrame:
         """Each row of the view less some others; `others` gives a column's name to each."""
@@ -145,9 +147,9 @@ def views(folder: str | Path, vocab: int, prefix: str = "") -> list[View]:
     """
     checks.integer("vocab", vocab, 2)
     home = Path(folder) / str(vocab)
-    step_ms = runs_of(home / "cost").groupby("row").step_ms.median()
+    step_ms = _step_ms(home / "cost")
     if prefix:
-        turns = runs_of(home / f"{prefix}cost").groupby("row").step_ms.median()
+        turns = _step_ms(home / f"{prefix}cost")
         for row in turns.index.difference(step_ms.index):
             gru = row.partition(",")[0]
             step_ms[row] = step_ms[gru] * turns[row] / turns[gru]
@@ -159,8 +161,60 @@ def views(folder: str | Path, vocab: int, prefix: str = "") -> list[View]:
         runs = runs_of(timed)
         seconds = round((runs.steps * runs.row.map(step_ms)).median() / 1e3)
         groups.append((f"{seconds} seconds", runs))
-    for name, (row, of) in ((name, each) for name, runs in groups for each in runs.groupby("row")):
+    return [View(vocab, name, _rows(runs, f"at V = {vocab:,} after {name}"), step_ms.to_dict(), counted)
+            for name, runs in groups]  # fmt: skip
+
+
+def _step_ms(folder: Path) -> pd.Series:
+    return runs_of(folder).groupby("row").step_ms.median()
+
+
+def _rows(runs: pd.DataFrame, where: str) -> dict[str, list[dict]]:
+    """By row its runs' dictionaries; ValueError where two have the same seed."""
+    for row, of in runs.groupby("row"):
         if of.seed.duplicated().any():
-            raise ValueError(f"{row} at V = {vocab:,} after {name}: expected one run a seed, found {list(of.run_id)}")
-    return [View(vocab, name, {row: of.to_dict("records") for row, of in runs.groupby("row", sort=False)},
-                 step_ms.to_dict(), counted) for name, runs in groups]  # fmt: skip
+            raise ValueError(f"{row} {where}: expected one run a seed, found {list(of.run_id)}")
+    return {row: of.to_dict("records") for row, of in runs.groupby("row", sort=False)}
+
+
+def kind(run: Any) -> str:
+    """What a second stage does: "plain, A", "normalised, sampled, B", or "goes on" where it has no token head."""
+    if pd.isna(run.token_head):
+        return "goes on"
+    return f"{run.token_head}, {'sampled, ' * run.sampled_head}{'A' if run.freeze else 'B'}"
+
+
+def alignment(folder: str | Path, study: str | Path, vocab: int) -> View:
+    """First stages, the second ones that began from them, and the same methods with one schedule over all steps.
+
+    `folder` is what `make stages` wrote, `study` what `make study` did. Rows are such as "CE, 2,500 steps" and
+    "CE, 1,250 steps, then goes on". A second stage's step time is CE's in the study times the ratio of the two when
+    they took turns. ValueError for a row whose runs differ in more than their seed.
+    """
+    checks.integer("vocab", vocab, 2)
+    home, beside = Path(folder) / str(vocab), Path(study) / str(vocab)
+    first, second, turns = (runs_of(home / part) for part in ("first", "second", "cost"))
+    begun, method_ms = first.set_index("run_id"), _step_ms(beside / "cost")
+
+    def alone(runs: pd.DataFrame) -> pd.Series:
+        return runs.row + runs.steps.map(", {:,} steps".format)
+
+    def started(runs: pd.DataFrame) -> pd.DataFrame:
+        return begun.loc[runs.stage1.str.removesuffix(".safetensors")]
+
+    def then(runs: pd.DataFrame) -> list[str]:
+        return [f"{row}, then {kind(run)}" for row, run in zip(alone(started(runs)), runs.itertuples(), strict=True)]
+
+    starts = started(second)
+    equal = runs_of(beside / "equal")
+    equal = equal[equal.row.isin({"CE", *first.row}) & equal.steps.isin(starts.steps.to_numpy() + second.steps)]
+    one = pd.concat([first, equal])
+    step_ms = dict(zip(alone(one), one.row.map(method_ms), strict=True))
+    before = {row: (steps, steps * step_ms[start] / 1e3)
+              for row, start, steps in zip(then(second), alone(starts), starts.steps, strict=True)}  # fmt: skip
+    ce, turns = turns[turns.stage1.isna()].step_ms.median(), turns[turns.stage1.notna()]
+    step_ms |= turns.step_ms.groupby(then(turns)).median() * method_ms["CE"] / ce
+    runs = pd.concat([one.assign(row=alone(one)), second.assign(row=then(second))])
+    runs = runs.drop_duplicates("run_id")  # the study may have a first stage too
+    return View(vocab, "two stages", _rows(runs, f"at V = {vocab:,} in two stages"), step_ms,
+                json.loads((beside / "controls.json").read_text()), before)  # fmt: skip

@@ -115,10 +115,11 @@ def _judge(result: Result, held: HeldOut) -> None:
 
 
 def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, fingerprint: str) -> None:
-    """The model's backbone, embeddings and token head as the first stage left them."""
+    """The model as the first stage left it; a token head begins from that stage's head, or at random."""
     path = Path(spec.stage1)
     first = load(path.parent, path.stem)
-    sizes = ("vocab", "method", *SHAPE, "semantic_dim", "sampler", "scores", "log_unigram")
+    sizes = ("vocab", "method", *SHAPE, "semantic_dim", "sampler", "scores", "log_unigram",
+             *([] if spec.token_head else ["learn_temperature"]))  # fmt: skip
     different = [name for name in sizes if getattr(first.spec, name) != getattr(spec, name)]
     different += ["corpus"] * (first.fingerprint != fingerprint)
     if first.model is None or different or first.spec.token_head:
@@ -127,9 +128,10 @@ def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, finger
     first.model.to(model.device)
     for name in ("embed", "widen", "backbone"):
         getattr(model, name).load_state_dict(getattr(first.model, name).state_dict())
-    if spec.token_head == "random":
-        return
-    model.head.begin(first.model.head)
+    if not spec.token_head:
+        model.head.load_state_dict(first.model.head.state_dict())
+    elif spec.token_head != "random":
+        model.head.begin(first.model.head)
     if spec.token_head == "plain":
         if held is None:
             raise ValueError("token_head='plain': expected held-out text, on which its scale is fitted")

@@ -25,6 +25,7 @@ def store(folder, nll, validation, step_ms=10.0, **settings):
     Result(spec=spec, status="ok", fingerprint="x", corpus="zipf", step_ms=step_ms, by_document=sums,
            validation=[{"step": spec.steps, "nll": validation}],
            controls={"unigram": control, "constant": control}).save(folder)  # fmt: skip
+    return spec.run_id("x")
 
 
 @pytest.fixture
@@ -89,6 +90,30 @@ def test_differences_say_what_is_noise(study):
     assert table.loc["CE from log u", "less CE"] == f"{equal.difference('CE from log u', 'CE')}"
     with pytest.raises(ValueError, match="row='CEE': expected one of CE, "):
         equal.difference("CEE", "CE")
+
+
+def test_two_stages_stand_beside_one_of_as_many_steps(study, tmp_path):
+    """CE takes 10 ms in the study and 20 beside second stages, which take 30 and 40."""
+    home, prior = tmp_path / "stages" / "300", {"method": "semantic_prior", "semantic_dim": 64}
+    kinds = ({"token_head": "plain", "freeze": True}, 30.0), ({}, 40.0)
+    for seed in range(2):
+        first = store(home / "first", 3.4, 3.4, steps=15, seed=seed, **prior)
+        for kind, step_ms in kinds:
+            stage1 = prior | kind | {"stage1": f"{first}.safetensors"}
+            store(home / "second", 3.1, 3.1, steps=5, seed=seed + 100, **stage1)
+            store(home / "cost", 4.0, 4.0, step_ms=step_ms, steps=2, seed=seed, **stage1)
+    for steps in (20, 25):  # the shorter one is in the study too
+        store(home / "first", 4.0, 4.0, method="ce", steps=steps)
+    store(home / "cost", 4.0, 4.0, step_ms=20.0, method="ce", steps=2)
+    store(study / "300" / "cost", 4.0, 4.0, step_ms=6.0, steps=5, **prior)
+    view = quality.alignment(tmp_path / "stages", study, 300)
+    alone = "SEMANTIC with prior, 15 steps"
+    seconds = {alone: 0.09, f"{alone}, then plain, A": 0.165, f"{alone}, then goes on": 0.19,
+               "SEMANTIC with prior, 20 steps": 0.12, "CE, 20 steps": 0.2, "CE, 25 steps": 0.25}  # fmt: skip
+    assert view.table.loc[list(view.rows), "seconds"].to_dict() == pytest.approx(seconds)
+    assert view.table.loc[f"{alone}, then goes on", ["seeds", "steps"]].tolist() == [2, 20]
+    assert view.table.loc["CE, 20 steps", "seeds"] == 2
+    assert view.difference(f"{alone}, then plain, A", alone).gap == pytest.approx(-0.3)
 
 
 def test_what_is_no_study(tmp_path):

@@ -17,16 +17,16 @@ from scta_lite.runs import timing
 from scta_lite.runs.spec import SAMPLED
 
 SETTINGS = {"corpus": str(CHAT), "vocab": 400, "semantic_dim": 8, "hidden": 16, "shared": 20, "lr": 1e-2, "epochs": 3}
+SIZES = {"examples": 24, "batch": 4, "seq_len": 8, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def firsts(tmp_path_factory):
     """A saved first stage of each method, and its file."""
     folder = tmp_path_factory.mktemp("stage1")
-    sizes = {"examples": 24, "batch": 4, "seq_len": 8, "device": "cpu"}
     narrow = {"semantic_prior": 8}
     results = {
-        method: train(Spec(method=method, **SETTINGS, **sizes, input_dim=narrow.get(method))) for method in SAMPLED
+        method: train(Spec(method=method, **SETTINGS, **SIZES, input_dim=narrow.get(method))) for method in SAMPLED
     }
     return {
         method: (result, str(result.save(folder).with_suffix(".safetensors"))) for method, result in results.items()
@@ -54,6 +54,21 @@ def test_a_normalised_head_begins_with_the_first_stages_scores(firsts, method):
     torch.testing.assert_close(same, hidden)
     with torch.no_grad():
         torch.testing.assert_close(model.head.scores(hidden), result.model.head.scores(hidden), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+@pytest.mark.parametrize("method", [*SAMPLED, "ce", "ce_lowrank", "adaptive"])
+def test_without_a_token_head_the_first_stage_goes_on(tmp_path, method, optimizer):
+    first = train(Spec(method=method, optimizer=optimizer, **SETTINGS, **SIZES))
+    spec = replace(first.spec, stage1=str(first.save(tmp_path).with_suffix(".safetensors")))
+    _, hidden, _ = ids_and_hidden(first.model)
+    model = begun(spec)
+    with torch.no_grad():
+        torch.testing.assert_close(model.positions(ids_and_hidden(model)[0])[0], hidden)
+        torch.testing.assert_close(model.head.scores(hidden), first.model.head.scores(hidden))
+    after = train(spec)
+    assert after.run_id != first.run_id
+    assert after.epoch_losses[0]["first"] < first.epoch_losses[0]["first"]
 
 
 @pytest.mark.parametrize("method", ["semantic", "sampled_softmax"])
@@ -169,14 +184,14 @@ def test_exact_alignment_is_cross_entropy(firsts):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"token_head": None}, "^token_head=None: expected one with stage1"),
-    ({"stage1": None}, "^token_head='plain': expected one with stage1"),
+    ({"stage1": None}, "^token_head='plain': expected None without stage1"),
     ({"method": "ce"}, "^method='ce': expected the first stage's"),
     ({"sampled_head": True, "shared": 0}, "^shared=0: expected an integer from 1 up for a sampled_head"),
     ({"sampled_head": True, "stage1": None, "token_head": None}, "^sampled_head=True: expected a token_head"),
     ({"freeze": True, "stage1": None, "token_head": None}, "^freeze=True: expected a token_head"),
     ({"stage1": "no/such.safetensors"}, "^run_id='such': expected one of"),
     ({"semantic_dim": 9}, "^stage1='.*': expected a first stage .* the same semantic_dim"),
+    ({"token_head": None, "learn_temperature": True}, "^stage1='.*': expected a first .* the same learn_temperature"),
 ])  # fmt: skip
 def test_stages_that_do_not_fit(firsts, changes, message):
     result, file = firsts["semantic"]

@@ -177,11 +177,8 @@ def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
     monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint=fingerprint))
     for vocab in {int(part.partition("/")[0]) for part, _ in stored.runs}:
         stored(stages.ends(vocab, stored, chosen, RUNS), f"{vocab}/second")
-        labels = [label for of, label in stages.STEPS if of == vocab]
-        for seed in range(stages.SEEDS[vocab]):
-            begun = [stages.first(vocab, label, chosen, seed) for label in labels]
-            ces = [study.row(vocab, "CE", chosen, steps, seed) for steps in stages.CES[vocab]]
-            stored(begun + ces, f"{vocab}/first")
+        stored(stages.begun(vocab, chosen), f"{vocab}/first")
+        stages.cost(vocab, stored, chosen, RUNS)
     assert set(stored.runs) == stored.asked
 
 
@@ -197,4 +194,7 @@ def test_a_second_stage_has_its_own_rates_and_schedule(tmp_path, monkeypatch):
         1e-3,
     )
     assert (whole.freeze, whole.sampled_head) == (False, True)
+    assert (of.seed, whole.seed) == (0, 100)
+    goes_on = stages.second(of, stages.Kind(), tmp_path, 200)
+    assert goes_on.changes().keys() - of.changes().keys() == {"seed", "stage1"}
     assert whole.stage1.startswith(str(tmp_path))

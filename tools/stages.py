@@ -2,14 +2,15 @@
 
 For V = 8,192 and 50,000, each in a folder of its own:
 
-first    first stages, with their models: the method with a prior, and at 8,192 as published; CE for as many steps
-tune     every kind of second stage looks for its learning rates with the same effort, as in `tools/study.py`
+first    first stages, with their models: the method with a prior, and at 8,192 as published, and CE
+tune     every kind of second stage looks for its learning rates with the same effort, as in `tools/study.py`; one kind
+         simply goes on with what the first stage did
 second   each at its best rates, two seeds (at 50,000 one); a warm-up and a cosine of its own
+cost     step times of every kind and of CE, in rounds of fresh processes, alone on the machine
 samples  texts that the models write; search: exact and approximate search for the best tokens
 
-How long both stages are, and what stands beside them, is in `equal` of the study: the method with a prior that simply
-goes on, and CE, for as many steps as both have. `tools/stages.py 8192/tune search` does a part; `--out` and `--study`
-name the folders.
+Beside them stands what the study has in `equal`: the method with a prior, and CE, with one schedule over as many steps
+as both stages have. `tools/stages.py 8192/tune search` does a part; `--out` and `--study` name the folders.
 """
 
 import argparse
@@ -28,8 +29,13 @@ from scta_lite import PAPER, Spec, decode, load, text
 from scta_lite.files import ROOT, replace_file
 
 PUBLISHED = "SEMANTIC as published"
-STEPS = {(LOW, PRIOR): (1_250, 1_250), (LOW, PUBLISHED): (2_500, 1_250), (MID, PRIOR): (2_000, 500)}  # of both stages
-CES = {LOW: (1_250, 3_750), MID: ()}  # CE's steps beside the published one: the second stage's alone, and both
+STEPS = {  # of both stages
+    (LOW, PRIOR): (1_250, 1_250),
+    (LOW, PUBLISHED): (2_500, 1_250),
+    (LOW, "CE"): (1_250, 1_250),
+    (MID, PRIOR): (2_000, 500),
+}
+LONGER = {LOW: 3_750}  # CE's steps with one schedule, as many as the published stages have
 TUNED_STEPS, TRIALS, SEEDS = {LOW: 200, MID: 60}, 5, {LOW: 2, MID: 1}
 PROMPTS = ("def __init__(self", "Returns the", "import os")
 SEARCHED = (50_000, 200_000, 1_000_000)
@@ -37,19 +43,23 @@ SEARCHED = (50_000, 200_000, 1_000_000)
 
 @dataclass(frozen=True)
 class Kind:
-    """A second stage: how its head begins, whether all else is frozen (option A) or not (B), whether it is sampled."""
+    """A second stage: how its head begins, whether all else is frozen (option A) or not (B), whether it is sampled.
 
-    token_head: str
-    freeze: bool
+    Without a token head it is the first stage that goes on.
+    """
+
+    token_head: str | None = None
+    freeze: bool = False
     sampled_head: bool = False
 
 
 KINDS = [Kind(head, freeze) for head in ("normalised", "plain", "random") for freeze in (True, False)]
 SAMPLED = Kind("normalised", False, True)
 OF = {  # the second stages of each first one
-    (LOW, PRIOR): [*KINDS, SAMPLED],
-    (LOW, PUBLISHED): KINDS[2:],
-    (MID, PRIOR): [KINDS[1], KINDS[2], KINDS[3], SAMPLED],
+    (LOW, PRIOR): [*KINDS, SAMPLED, Kind()],
+    (LOW, PUBLISHED): [*KINDS[2:], Kind()],
+    (LOW, "CE"): [Kind()],
+    (MID, PRIOR): [*KINDS[1:4], SAMPLED, Kind()],
 }
 
 
@@ -59,12 +69,16 @@ def first(vocab: int, label: str, run: Run, seed: int = 0) -> Spec:
 
 
 def second(of: Spec, kind: Kind, models: Path, steps: int, **changes) -> Spec:
-    """The second stage of that kind, of a first one that is saved in the folder of models."""
+    """The second stage of that kind, of a first one that is saved in the folder of models.
+
+    Its seed is another, so that it reads the text in another order and draws other negatives than the first stage did.
+    """
     run_id = of.run_id(text.load(progress=False).fingerprint)
     changed = {
         **of.changes(),
         **scheduled(steps),
         "eval_every": max(1, steps // 10),
+        "seed": of.seed + 100,
         **vars(kind),
         **changes,
     }
@@ -96,22 +110,39 @@ def ends(vocab: int, run: Run, chosen: Run, models: Path) -> list[Spec]:
     return specs
 
 
+def begun(vocab: int, chosen: Run) -> list[Spec]:
+    """The first stages, and CE for as many steps as the published stages have; the longest first."""
+    seeds, labels = range(SEEDS[vocab]), [label for of_vocab, label in STEPS if of_vocab == vocab]
+    longer = [row(vocab, "CE", chosen, LONGER[vocab], seed) for seed in seeds if vocab in LONGER]
+    return longer + [first(vocab, label, chosen, seed) for label in reversed(labels) for seed in seeds]
+
+
+def cost(vocab: int, run: Run, chosen: Run, models: Path) -> list[dict]:
+    """The runs that measure the step of every kind, and of CE, which the study measured too."""
+    plain = {"steps": 30, "evaluate": False, "eval_every": None, "threads": None}
+    kinds = [(label, kind) for (of_vocab, label), some in OF.items() if of_vocab == vocab for kind in some]
+    return run([spec for turn in range(study.ROUNDS) for spec in (
+        row(vocab, "CE", chosen, 30, turn, **plain),
+        *(second(first(vocab, label, chosen), kind, models, 30, **plain, seed=turn) for label, kind in kinds),
+    )], f"{vocab}/cost")  # fmt: skip
+
+
 def firsts(vocab: int, out: Path, chosen: Run, two: Executor) -> None:
     """The first stages, with their models, and CE beside them."""
-    labels = [label for of_vocab, label in STEPS if of_vocab == vocab]
-    specs = [first(vocab, label, chosen, seed) for label in labels for seed in range(SEEDS[vocab])]
-    specs += [row(vocab, "CE", chosen, steps, seed) for steps in CES[vocab] for seed in range(SEEDS[vocab])]
-    list(two.map(partial(saved, models=out / "models", also=out / f"{vocab}/first"), specs))
+    specs = begun(vocab, chosen)
+    list(tqdm(two.map(partial(saved, models=out / "models", also=out / f"{vocab}/first"), specs), "first", len(specs)))
 
 
 def samples(out: Path, run: Run, chosen: Run) -> None:
     """Texts that the models of V = 8,192 write, of both stages and of CE, and of V = 50,000, of both stages."""
     found, models = [], out / "models"
     for vocab in (LOW, MID):
-        begun = first(vocab, PRIOR, chosen)
+        start = first(vocab, PRIOR, chosen)
         kind = Kind("normalised", False)
-        end = second(begun, kind, models, STEPS[vocab, PRIOR][1], **tune(vocab, PRIOR, kind, run, chosen, models))
-        wanted = {"stage 1": begun, "stage 2": end} | ({"CE": row(LOW, "CE", chosen, 3_750, 0)} if vocab == LOW else {})
+        end = second(start, kind, models, STEPS[vocab, PRIOR][1], **tune(vocab, PRIOR, kind, run, chosen, models))
+        wanted = {"stage 1": start, "stage 2": end}
+        if vocab in LONGER:
+            wanted["CE"] = row(vocab, "CE", chosen, LONGER[vocab], 0)
         vocabulary = text.load(progress=False).vocabulary(vocab)
         for name, spec in wanted.items():
             file = saved(spec, models)
@@ -144,7 +175,8 @@ def search(out: Path, chosen: Run) -> None:
 
 
 def main() -> None:
-    parts = [*(f"{vocab}/{part}" for vocab in (LOW, MID) for part in ("first", "tune", "second")), "samples", "search"]
+    parts = [*(f"{vocab}/{part}" for vocab in (LOW, MID) for part in ("first", "tune", "second", "cost")),
+             "samples", "search"]  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, help=f"of {', '.join(parts)}")
     for name, default in (("out", "stages"), ("study", "study")):
@@ -164,6 +196,8 @@ def main() -> None:
                     pass
             elif kind == "second":
                 run(ends(int(vocab), run, chosen, out / "models"), part, two)
+            elif kind == "cost":
+                cost(int(vocab), run, chosen, out / "models")
             elif part == "samples":
                 samples(out, run, chosen)
             else:

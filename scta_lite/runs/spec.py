@@ -108,7 +108,7 @@ RULES: list[tuple[str, Callable[["Spec"], bool], str]] = [
      "an even number with backbone='transformer', which turns pairs of it"),
     ("heads", lambda s: s.backbone == "transformer" and s.hidden % (2 * s.heads),
      "a number that divides hidden={0.hidden} into heads of an even width"),
-    ("token_head", lambda s: (s.stage1 is None) != (s.token_head is None), "one with stage1, and none without"),
+    ("token_head", lambda s: s.token_head and not s.stage1, "None without stage1"),
     ("method", lambda s: s.token_head and s.method not in SAMPLED, f"the first stage's, one of {', '.join(SAMPLED)}"),
     ("learn_temperature", lambda s: s.learn_temperature and s.method not in ("ce_lowrank", *SAMPLED),
      "False, {0.method} has no τ"),
@@ -192,11 +192,9 @@ class Spec:
     log_unigram: bool = _one_of((True, False), "add the training text's log unigram to the scores", False)
     learn_temperature: bool = _one_of((True, False), "τ is a parameter, and `temperature` where it begins", False)
     # The paper's second stage, alignment; the fields above are then those of the first:
-    stage1: str | None = _text(
-        "file <run id>.safetensors of a first stage, on whose model a token head is trained", None
-    )
+    stage1: str | None = _text("file <run id>.safetensors of a first stage, from whose model this one begins", None)
     token_head: str | None = _one_of(
-        ("random", "normalised", "plain"), "how that head begins, and what it is over", None
+        ("random", "normalised", "plain"), "how a new head begins, and what it is over; None: stage 1 goes on", None
     )
     sampled_head: bool = _one_of((True, False), "train it by sampled softmax over S shared negatives", False)
     freeze: bool = _one_of((True, False), "train that head alone (option A), not all (option B)", False)
