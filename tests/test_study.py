@@ -182,6 +182,28 @@ def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
     assert set(stored.runs) == stored.asked
 
 
+@pytest.mark.parametrize("vocab", [study.LOW, study.MID])
+def test_all_that_the_stages_would_run_can_be_said(vocab, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint="x"))
+    asked = []
+
+    def run(specs, part):
+        asked.extend(specs)
+        return made_up(specs, part)
+
+    begun = stages.begun(vocab, made_up)
+    ends = stages.ends(vocab, run, made_up, tmp_path)
+    tuned = len(asked)
+    stages.cost(vocab, run, made_up, tmp_path)
+    there = {str(tmp_path / f"{spec.run_id('x')}.safetensors") for spec in begun}
+    assert {spec.stage1 for spec in ends + asked} <= there | {None}
+    assert len(set(ends)) == len(ends)
+    kinds = sum(len(some) for (of, _), some in stages.OF.items() if of == vocab)
+    assert len(ends) == kinds * stages.SEEDS[vocab]
+    assert tuned >= kinds * stages.TRIALS
+    assert len(asked) - tuned == (kinds + 1) * study.ROUNDS
+
+
 def test_a_second_stage_has_its_own_rates_and_schedule(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint="x"))
     of = stages.first(study.LOW, study.PRIOR, made_up)

@@ -110,16 +110,21 @@ def ends(vocab: int, run: Run, chosen: Run, models: Path) -> list[Spec]:
     return specs
 
 
+def long_ce(vocab: int, chosen: Run, seed: int = 0) -> Spec:
+    """CE for as many steps as the published stages have."""
+    return row(vocab, "CE", chosen, LONGER[vocab], seed, epochs=3)
+
+
 def begun(vocab: int, chosen: Run) -> list[Spec]:
-    """The first stages, and CE for as many steps as the published stages have; the longest first."""
+    """What is trained from nothing, the longest first."""
     seeds, labels = range(SEEDS[vocab]), [label for of_vocab, label in STEPS if of_vocab == vocab]
-    longer = [row(vocab, "CE", chosen, LONGER[vocab], seed) for seed in seeds if vocab in LONGER]
+    longer = [long_ce(vocab, chosen, seed) for seed in seeds if vocab in LONGER]
     return longer + [first(vocab, label, chosen, seed) for label in reversed(labels) for seed in seeds]
 
 
 def cost(vocab: int, run: Run, chosen: Run, models: Path) -> list[dict]:
     """The runs that measure the step of every kind, and of CE, which the study measured too."""
-    plain = {"steps": 30, "evaluate": False, "eval_every": None, "threads": None}
+    plain = {"evaluate": False, "eval_every": None, "threads": None}
     kinds = [(label, kind) for (of_vocab, label), some in OF.items() if of_vocab == vocab for kind in some]
     return run([spec for turn in range(study.ROUNDS) for spec in (
         row(vocab, "CE", chosen, 30, turn, **plain),
@@ -142,7 +147,7 @@ def samples(out: Path, run: Run, chosen: Run) -> None:
         end = second(start, kind, models, STEPS[vocab, PRIOR][1], **tune(vocab, PRIOR, kind, run, chosen, models))
         wanted = {"stage 1": start, "stage 2": end}
         if vocab in LONGER:
-            wanted["CE"] = row(vocab, "CE", chosen, LONGER[vocab], 0)
+            wanted["CE"] = long_ce(vocab, chosen)
         vocabulary = text.load(progress=False).vocabulary(vocab)
         for name, spec in wanted.items():
             file = saved(spec, models)
