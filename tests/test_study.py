@@ -182,7 +182,7 @@ def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
     assert set(stored.runs) == stored.asked
 
 
-@pytest.mark.parametrize("vocab", [study.LOW, study.MID])
+@pytest.mark.parametrize("vocab", study.VOCABS)
 def test_all_that_the_stages_would_run_can_be_said(vocab, tmp_path, monkeypatch):
     monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint="x"))
     asked = []

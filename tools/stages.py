@@ -1,11 +1,11 @@
 """The second and third stages that notebook 07 shows: `make stages`, after `make study`. Resumable, a run is one file.
 
-For V = 8,192 and 50,000, each in a folder of its own:
+For V = 8,192, 50,000 and 200,000, each in a folder of its own:
 
 first    first stages, with their models: the method with a prior, and at 8,192 as published, and CE
 tune     every kind of second stage looks for its learning rates with the same effort, as in `tools/study.py`; one kind
          simply goes on with what the first stage did
-second   each at its best rates, two seeds (at 50,000 one); a warm-up and a cosine of its own
+second   each at its best rates, two seeds (at the larger V one); a warm-up and a cosine of its own
 cost     step times of every kind and of CE, in rounds of fresh processes, alone on the machine
 samples  texts that the models write; search: exact and approximate search for the best tokens
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import study
 import torch
-from study import LOW, MID, PRIOR, Run, row, saved, scheduled
+from study import HIGH, LOW, MID, PRIOR, Run, row, saved, scheduled
 from tqdm import tqdm
 
 from scta_lite import PAPER, Spec, decode, load, text
@@ -34,9 +34,10 @@ STEPS = {  # of both stages
     (LOW, PUBLISHED): (2_500, 1_250),
     (LOW, "CE"): (1_250, 1_250),
     (MID, PRIOR): (2_000, 500),
+    (HIGH, PRIOR): (2_000, 500),
 }
 LONGER = {LOW: 3_750}  # CE's steps with one schedule, as many as the published stages have
-TUNED_STEPS, TRIALS, SEEDS = {LOW: 200, MID: 60}, 5, {LOW: 2, MID: 1}
+TUNED_STEPS, TRIALS, SEEDS = {LOW: 200, MID: 60, HIGH: 60}, 5, {LOW: 2, MID: 1, HIGH: 1}
 PROMPTS = ("def __init__(self", "Returns the", "import os")
 SEARCHED = (50_000, 200_000, 1_000_000)
 
@@ -60,6 +61,7 @@ OF = {  # the second stages of each first one
     (LOW, PUBLISHED): [*KINDS[2:], Kind()],
     (LOW, "CE"): [Kind()],
     (MID, PRIOR): [*KINDS[1:4], SAMPLED, Kind()],
+    (HIGH, PRIOR): [SAMPLED, Kind()],
 }
 
 
@@ -180,7 +182,7 @@ def search(out: Path, chosen: Run) -> None:
 
 
 def main() -> None:
-    parts = [*(f"{vocab}/{part}" for vocab in (LOW, MID) for part in ("first", "tune", "second", "cost")),
+    parts = [*(f"{vocab}/{part}" for vocab in study.VOCABS for part in ("first", "tune", "second", "cost")),
              "samples", "search"]  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, help=f"of {', '.join(parts)}")
