@@ -157,7 +157,7 @@ def samples(out: Path, run: Run, chosen: Run) -> None:
             for prompt in PROMPTS:
                 pieces = decode.write(model, vocabulary, prompt, 60, temperature=0.7, top_p=0.9,
                                       generator=torch.Generator().manual_seed(0))  # fmt: skip
-                found.append({"vocab": vocab, "model": name, "prompt": prompt, "text": "".join(pieces)})
+                found.append({"model": f"V = {vocab:,}, {name}", "prompt": prompt, "text": "".join(pieces)})
     replace_file(out / "found" / "samples.json", json.dumps(found, indent=1, ensure_ascii=False).encode())
 
 
