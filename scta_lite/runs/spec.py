@@ -194,7 +194,9 @@ class Spec:
     # The paper's second stage, alignment; the fields above are then those of the first:
     stage1: str | None = _text("file <run id>.safetensors of a first stage, from whose model this one begins", None)
     token_head: str | None = _one_of(
-        ("random", "normalised", "plain"), "how a new head begins, and what it is over; None: stage 1 goes on", None
+        ("random", "normalised", "plain"),
+        "how a new head begins, and what it is over; without one stage 1 goes on",
+        None,
     )
     sampled_head: bool = _one_of((True, False), "train it by sampled softmax over S shared negatives", False)
     freeze: bool = _one_of((True, False), "train that head alone (option A), not all (option B)", False)
