@@ -114,6 +114,12 @@ def test_a_search_has_its_trials_and_no_setting_twice():
     assert len(tried) == len({tuple(s.values()) for s in tried}) == 10
 
 
+def test_second_stages_may_find_smaller_rates_than_first_ones():
+    for name, ladder in stages.LADDERS.items():
+        assert list(ladder) == sorted({*ladder, *study.LADDERS[name]})
+        assert ladder[0] <= study.LADDERS[name][0] / 100
+
+
 def test_a_search_goes_on_over_the_edge():
     """Up to 0.1 it is better: the six trials end at 0.03 with nothing beyond, and so it tries 0.1 and 0.3 as well."""
     found, tried = searched({"lr": 3e-3, "table_lr": 1e-2}, 6, {"lr": 1e-2, "table_lr": 1e-1})

@@ -38,6 +38,8 @@ STEPS = {  # of both stages
 }
 LONGER = {LOW: 3_750}  # CE's steps with one schedule, as many as the published stages have
 TUNED_STEPS, TRIALS, SEEDS = {LOW: 200, MID: 60, HIGH: 60}, 5, {LOW: 2, MID: 1, HIGH: 1}
+LADDERS = {name: (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, *(rate for rate in study.LADDERS[name] if rate > 1e-4))
+           for name in ("lr", "table_lr")}  # fmt: skip
 PROMPTS = ("def __init__(self", "Returns the", "import os")
 SEARCHED = (50_000, 200_000, 1_000_000)
 
@@ -97,8 +99,8 @@ def tune(vocab: int, label: str, kind: Kind, run: Run, chosen: Run, models: Path
         return study.nlls(run(specs, f"{vocab}/tune"))
 
     if kind.freeze:  # the table alone is trained
-        return study.search({"table_lr": start["table_lr"]}, TRIALS, score)
-    return study.search(dict(reversed(start.items())), TRIALS, score)
+        return study.search({"table_lr": start["table_lr"]}, TRIALS, score, LADDERS)
+    return study.search(dict(reversed(start.items())), TRIALS, score, LADDERS)
 
 
 def ends(vocab: int, run: Run, chosen: Run, models: Path) -> list[Spec]:

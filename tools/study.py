@@ -114,7 +114,8 @@ def common(vocab: int) -> dict[str, Any]:
     return {"vocab": vocab, "optimizer": "rows", "threads": 1, "evaluate": True, "eval_examples": 256}
 
 
-def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], list[float]]) -> dict[str, Any]:
+def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], list[float]],
+           ladders: dict[str, tuple] = LADDERS) -> dict[str, Any]:  # fmt: skip
     """The best settings that a search along one axis of `start` after another finds in so many trials.
 
     On each axis it tries the value before and the value after that of the best settings so far, and goes on in a
@@ -135,7 +136,7 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
 
     def moved(axis: str, steps: int) -> list[dict]:
         """The best settings with that axis so many steps further, if it has such a value."""
-        ladder = LADDERS[axis]
+        ladder = ladders[axis]
         place = ladder.index(best[axis]) + steps
         return [{**best, axis: ladder[place]}] if 0 <= place < len(ladder) else []
 
@@ -147,7 +148,7 @@ def search(start: dict[str, Any], trials: int, score: Callable[[list[dict]], lis
             for axis in start:
                 while look(moved(axis, -distance) + moved(axis, distance), trials):
                     pass
-    while any(look(moved(*edge), len(tried) + 1) for edge in edges(tried, best)):
+    while any(look(moved(*edge), len(tried) + 1) for edge in edges(tried, best, ladders)):
         pass
     return best
 
@@ -158,11 +159,11 @@ def nlls(runs: list[dict]) -> list[float]:
     return [end[0]["nll"] if end and end[0]["nll"] is not None else math.inf for end in ends]
 
 
-def edges(tried: list[dict], best: dict) -> list[tuple[str, int]]:
+def edges(tried: list[dict], best: dict, ladders: dict[str, tuple] = LADDERS) -> list[tuple[str, int]]:
     """Axes and directions in which nothing beyond the best value was tried, though something on its other side was."""
     found = []
     for axis, value in best.items():
-        places = [LADDERS[axis].index(settings[axis]) - LADDERS[axis].index(value) for settings in tried]
+        places = [ladders[axis].index(settings[axis]) - ladders[axis].index(value) for settings in tried]
         if min(places) < max(places) == 0:
             found.append((axis, 1))
         if max(places) > min(places) == 0:
