@@ -83,6 +83,11 @@ class View:
         """The metric of the row less the other's, on the test half."""
         return Difference(*spread.difference(self.sums(row), self.sums(other), metric))
 
+    def behind_unigram(self, row: str) -> bool:
+        """Whether the row's NLL is worse than that of the unigram of the text that it had, means of its seeds."""
+        unigram = [run["controls"]["unigram"]["nll"] for run in self.rows[row]]
+        return spread.mean(self.sums(row), "nll") > float(np.mean(unigram))
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row for each method and control, the best NLL first; with standard errors and half ranges of the seeds."""

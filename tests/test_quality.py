@@ -71,6 +71,20 @@ def test_the_trigram_is_of_what_all_rows_saw_or_of_all_the_text(study):
     assert (equal.trigram["examples"], seconds.trigram["examples"]) == (20_000, 90_000)
 
 
+def test_a_row_is_judged_by_the_unigram_of_its_own_text(study):
+    """Of another row's text the unigram would be another: 9.0 is that of all these, but 3.9 of the last one."""
+    store(study / "300" / "seconds", 9.2, 9.0, method="semantic", steps=100, examples=1600, epochs=1)
+    low = store(study / "300" / "seconds", 4.0, 4.0, method="ce", log_unigram=True, steps=100, examples=1600, epochs=1)
+    path = study / "300" / "seconds" / f"{low}.json"
+    run = json.loads(path.read_text())
+    run["controls"]["unigram"]["nll"] = 3.9
+    path.write_text(json.dumps(run))
+    timed = quality.views(study, 300)[-1]
+    assert {row: timed.behind_unigram(row) for row in timed.rows} == {
+        "CE": False, "SEMANTIC as published": True, "CE from log u": True
+    }  # fmt: skip
+
+
 def test_a_row_of_two_methods_is_told(study):
     store(study / "300" / "equal", 3.0, 3.0, method="semantic_prior", semantic_dim=64, steps=20, lr=0.5)
     with pytest.raises(ValueError, match="SEMANTIC with prior at V = 300 after 20 steps: expected one run a seed"):

@@ -147,6 +147,16 @@ def test_equal_seconds_are_as_many_steps_as_fit():
     assert all(spec.seed < study.SEEDS[study.HIGH] for spec in specs)
 
 
+def test_a_slow_row_has_as_much_text_as_a_fast_one():
+    """Of 4 s a step 50 fit into 200 s: 800 examples, drawn from as many as the fast rows read."""
+
+    def slow(specs, part):
+        return [run | {"step_ms": 4000.0, "examples_available": 90_000} for run in made_up(specs, part)]
+
+    specs = study.seconds(study.HIGH, slow)
+    assert {(spec.steps, spec.examples, spec.epochs) for spec in specs} == {(50, study.POOL, 1)}
+
+
 def test_backbones_differ_in_nothing_but_their_shape_and_what_was_tuned():
     counts = {}
     for label in study.BACKBONES:

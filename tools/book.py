@@ -39,7 +39,7 @@ NOTEBOOKS = [ROOT / name for name in re.findall(r"^\| \[\w+\]\((notebooks/\w+\.i
 BUILT = ROOT / "build" / "book"
 RUNS = ROOT / "data" / "runs"
 STUDY, BENCH = RUNS / "two-cores" / "quality", RUNS / "intel-xeon-2-cores" / "bench"
-SAMPLES = RUNS / "amd-epyc-2-cores" / "stages" / "found" / "samples.json"
+SAMPLES = RUNS / "two-cores" / "stages" / "found" / "samples.json"
 LEFT_ALONE = (  # of a text, where it gets no links: code, formulas, links, HTML, bold, headings, tables
     *(r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$]*\$", r"\[[^\]]*\]\([^)]*\)"),
     *(r"<[^>]*>", r"\*\*.*?\*\*", r"^#[^\n]*$", r"^\|[^\n]*$"),

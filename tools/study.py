@@ -5,7 +5,7 @@ For V = 8,192, 50,000 and 200,000, each in a folder of its own:
 cost     step times of every method, in rounds of fresh processes, alone on the machine
 tune     every method looks for its settings from the same start with the same effort: at 8,192 ten trainings of 400
          steps; at the larger V six trainings of the same seconds. `search` says how
-models   four models of V = 8,192 that are kept, and space.npz, their tokens' vectors; their runs are in `equal`
+models   five models of V = 8,192 that are kept, and space.npz, their tokens' vectors; their runs are in `equal`
 decay    at 8,192 the weight decay of 2,500 steps: the best of 400 steps, a third of it, three times as much
 equal    every method at its own best settings, after equal steps: the paper's 2,500, and at 50,000 also 600; of the
          four exact softmaxes two at 50,000 and one at 200,000 for as many as 2,500
@@ -13,7 +13,8 @@ seconds  the same after equal seconds: as many steps as its measured step allows
 data     at 8,192 CE and the one with a prior in the same seconds on fewer examples, again and again
 backbone CE and the one with a prior over Transformers in the GRU's place, for notebook 08: tuned in the same way, then
          after equal steps and equal seconds (at 8,192 and 50,000)
-changed  what each setting does, one at a time; and the same with a constant rate (8,192 alone)
+changed  what each setting does, one at a time; the same with a constant rate; and CE at the paper's settings (8,192
+         alone)
 controls a bigram and a trigram of the same text, with the seconds to count it
 
 A step's time comes from `cost` alone, so that the trainings themselves may share the machine. Settings are chosen on
@@ -51,6 +52,7 @@ TUNED_STEPS, TRIALS = 400, {LOW: 10, MID: 6, HIGH: 6}
 TUNED_S = 30  # seconds of each training in tuning at the larger V
 TUNED_ON = {LOW: 256, MID: 256, HIGH: 64}  # validation examples to choose by: at V = 200,000 a position costs 4 µs
 SECONDS = 200  # of each training in the comparison by seconds, the same at every V
+POOL = 70_000  # examples that these trainings draw from, and count u on, if they read fewer than the paper does
 EQUAL = {LOW: (2_500,), MID: (2_500, 600), HIGH: (2_500,)}
 SEEDS = {LOW: 3, MID: 2, HIGH: 1}  # after equal steps; after equal seconds one, and of the Transformers
 EXACT_SEEDS = {LOW: 3, MID: 1, HIGH: 1}
@@ -100,7 +102,7 @@ PUBLISHED = {  # the paper's settings; how the rows are drawn it does not say
     "SEMANTIC as published, std 0.02": {"method": "semantic", "init_std": 0.02},
 }
 SPARSE = "SEMANTIC with prior, SparseAdam"  # as the one with a prior, and what exactness is worth
-SPACES = ("SEMANTIC as published", PRIOR, "CE", "CE at D = 64")  # whose vectors are kept
+SPACES = ("SEMANTIC as published", TUNED, PRIOR, "CE", "CE at D = 64")  # whose vectors are kept
 LABELS = (*METHODS, *PUBLISHED, SPARSE)
 Run = Callable[[list[Spec], str], list[dict]]  # Specs and the name of their folder, to the runs' files
 
@@ -329,12 +331,15 @@ def controls(vocab: int, out: Path, run: Run) -> None:
 def seconds(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> list[Spec]:
     """Every row after equal seconds: as many steps as fit, over text that is new for as long as there is any.
 
-    The text is never less than in equal steps: a slow row reads only a part of it, but counts u on all.
+    A row that is too slow to read the paper's examples draws them from more, about as many as the fast rows read, and
+    counts u on these.
     """
     available, specs = cost(vocab, run)["CE"][0]["examples_available"], []
     for label in labels:
         steps = steps_in(SECONDS, vocab, label, run)
-        examples = min(available, max(PAPER.examples, steps * PAPER.batch))
+        read = steps * PAPER.batch
+        pool = POOL if labels == LABELS else PAPER.examples  # the Transformers were compared on the paper's
+        examples = min(available, read if read >= PAPER.examples else pool)
         text_of = {"examples": examples, "epochs": -(-steps // (examples // PAPER.batch))}
         specs.append(row(vocab, label, run, steps, 0, **text_of))
     return specs
@@ -373,6 +378,7 @@ def changed(vocab: int, run: Run) -> list[Spec]:
     specs.append(row(vocab, PRIOR, run, TUNED_STEPS, 0, **best[PRIOR] | own))
     constant = {"schedule": "constant", "warmup": 0}
     specs += [row(vocab, label, run, EQUAL[vocab][0], 0, **constant) for label in ("CE", TUNED, PRIOR)]
+    specs.append(Spec(**planned(vocab, EQUAL[vocab][0], 0) | constant | {"method": "ce"}))  # at the paper's rate
     return list(dict.fromkeys(specs))
 
 
