@@ -224,8 +224,9 @@ def test_all_that_the_stages_would_run_can_be_said(vocab, tmp_path, monkeypatch)
     there = {str(tmp_path / f"{spec.run_id('x')}.safetensors") for spec in begun}
     assert {spec.stage1 for spec in ends + asked} <= there | {None}
     assert len(set(ends)) == len(ends)
-    kinds = sum(len(some) for (of, _), some in stages.OF.items() if of == vocab)
-    assert len(ends) == kinds * stages.SEEDS[vocab]
+    of = {label: len(some) for (of, label), some in stages.OF.items() if of == vocab}
+    kinds = sum(of.values())
+    assert len(ends) == sum(many * len(stages.seeds(vocab, label)) for label, many in of.items())
     assert tuned >= kinds * stages.TRIALS
     assert len(asked) - tuned == (kinds + 1) * study.ROUNDS
 

@@ -5,7 +5,9 @@ For V = 8,192, 50,000 and 200,000, each in a folder of its own:
 first    first stages, with their models: the method with a prior, and at 8,192 as published, and CE
 tune     every kind of second stage looks for its learning rates with the same effort, as in `tools/study.py`; one kind
          simply goes on with what the first stage did
-second   each at its best rates, two seeds (at the larger V one); a warm-up and a cosine of its own
+long     what it found, and rates that suit a long training, each for all the steps of a second stage
+second   each at the better of the two, with a warm-up and a cosine of its own; at 8,192 two seeds, but for the
+         published method's
 cost     step times of every kind and of CE, in rounds of fresh processes, alone on the machine
 samples  texts that the models write; search: exact and approximate search for the best tokens
 
@@ -37,11 +39,13 @@ STEPS = {  # of both stages
     (HIGH, PRIOR): (2_000, 500),
 }
 LONGER = {LOW: 3_750}  # CE's steps with one schedule, as many as the published stages have
-TUNED_STEPS, TRIALS, SEEDS = {LOW: 200, MID: 60, HIGH: 60}, 5, {LOW: 2, MID: 1, HIGH: 1}
+TUNED_STEPS, TRIALS = {LOW: 200, MID: 60, HIGH: 60}, 5
+LONG = {"lr": 1e-3, "table_lr": 1e-2}  # tried at full length: in few steps a head that begins well is best left alone
+SEEDS = {(LOW, PRIOR): 2, (LOW, "CE"): 2}  # of all others one
 LADDERS = {name: (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, *(rate for rate in study.LADDERS[name] if rate > 1e-4))
            for name in ("lr", "table_lr")}  # fmt: skip
 PROMPTS = ("def __init__(self", "Returns the", "import os")
-SEARCHED = (50_000, 200_000, 1_000_000)
+SEARCHED, QUERIES = (50_000, 200_000, 1_000_000), 300
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ OF = {  # the second stages of each first one
     (MID, PRIOR): [*KINDS[1:4], SAMPLED, Kind()],
     (HIGH, PRIOR): [SAMPLED, Kind()],
 }
+
+
+def seeds(vocab: int, label: str) -> range:
+    return range(SEEDS.get((vocab, label), 1))
 
 
 def first(vocab: int, label: str, run: Run, seed: int = 0) -> Spec:
@@ -103,14 +111,23 @@ def tune(vocab: int, label: str, kind: Kind, run: Run, chosen: Run, models: Path
     return study.search(dict(reversed(start.items())), TRIALS, score, LADDERS)
 
 
+def settled(vocab: int, label: str, kind: Kind, run: Run, chosen: Run, models: Path) -> dict:
+    """What is better at full length: the rates that the search found, or those of `LONG`."""
+    found, steps = tune(vocab, label, kind, run, chosen, models), STEPS[vocab, label][1]
+    tried = [found, {name: LONG[name] for name in found}]
+    specs = [second(first(vocab, label, chosen), kind, models, steps, **rates) for rates in tried]
+    scores = study.nlls(run(specs, f"{vocab}/long"))
+    return tried[scores.index(min(scores))]
+
+
 def ends(vocab: int, run: Run, chosen: Run, models: Path) -> list[Spec]:
     """The second stages, each at its best rates."""
     specs = []
     for (of_vocab, label), kinds in OF.items():
         for kind in kinds if of_vocab == vocab else ():
-            rates, steps = tune(vocab, label, kind, run, chosen, models), STEPS[vocab, label][1]
+            rates, steps = settled(vocab, label, kind, run, chosen, models), STEPS[vocab, label][1]
             specs += [second(first(vocab, label, chosen, seed), kind, models, steps, **rates)
-                      for seed in range(SEEDS[vocab])]  # fmt: skip
+                      for seed in seeds(vocab, label)]  # fmt: skip
     return specs
 
 
@@ -121,9 +138,9 @@ def long_ce(vocab: int, chosen: Run, seed: int = 0) -> Spec:
 
 def begun(vocab: int, chosen: Run) -> list[Spec]:
     """What is trained from nothing, the longest first."""
-    seeds, labels = range(SEEDS[vocab]), [label for of_vocab, label in STEPS if of_vocab == vocab]
-    longer = [long_ce(vocab, chosen, seed) for seed in seeds if vocab in LONGER]
-    return longer + [first(vocab, label, chosen, seed) for label in reversed(labels) for seed in seeds]
+    labels = [label for of_vocab, label in STEPS if of_vocab == vocab]
+    longer = [long_ce(vocab, chosen, seed) for seed in seeds(vocab, PUBLISHED) if vocab in LONGER]
+    return longer + [first(vocab, label, chosen, seed) for label in reversed(labels) for seed in seeds(vocab, label)]
 
 
 def cost(vocab: int, run: Run, chosen: Run, models: Path) -> list[dict]:
@@ -148,7 +165,7 @@ def samples(out: Path, run: Run, chosen: Run) -> None:
     for vocab in (LOW, MID):
         start = first(vocab, PRIOR, chosen)
         kind = Kind("normalised", False)
-        end = second(start, kind, models, STEPS[vocab, PRIOR][1], **tune(vocab, PRIOR, kind, run, chosen, models))
+        end = second(start, kind, models, STEPS[vocab, PRIOR][1], **settled(vocab, PRIOR, kind, run, chosen, models))
         wanted = {"stage 1": start, "stage 2": end}
         if vocab in LONGER:
             wanted["CE"] = long_ce(vocab, chosen)
@@ -173,8 +190,9 @@ def search(out: Path, chosen: Run) -> None:
         model = load(file.parent, file.stem).model
         train, held = (torch.from_numpy(text.examples(part, 64).astype("int64")) for part in corpus.ids(vocab))
         with torch.no_grad():
-            hidden, _ = model.positions(held[:16])
-        queries, vectors = decode.query(model.head, hidden[:300]), decode.search_space(model.head)
+            hidden, _ = model.positions(held[:: len(held) // QUERIES])
+        asked = torch.linspace(0, len(hidden) - 1, QUERIES).long()  # from all over the held-out text
+        queries, vectors = decode.query(model.head, hidden[asked]), decode.search_space(model.head)
         trained = train[: PAPER.examples, 1:].unique()  # an epoch reads all of these
         for rows, part in (("all", vectors), ("trained", vectors[trained])):
             for kind, effort in (("HNSW32", (16, 64, 256, 1024)), ("IVF1024,Flat", (1, 4, 16, 64, 256))):
@@ -184,7 +202,7 @@ def search(out: Path, chosen: Run) -> None:
 
 
 def main() -> None:
-    parts = [*(f"{vocab}/{part}" for vocab in study.VOCABS for part in ("first", "tune", "second", "cost")),
+    parts = [*(f"{vocab}/{part}" for vocab in study.VOCABS for part in ("first", "tune", "long", "second", "cost")),
              "samples", "search"]  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, help=f"of {', '.join(parts)}")
@@ -198,11 +216,10 @@ def main() -> None:
         with ThreadPoolExecutor(2) as two:  # at a time, a core each; but for times
             if kind == "first":
                 firsts(int(vocab), out, chosen, two)
-            elif kind == "tune":
+            elif kind in ("tune", "long"):
+                find = partial(tune if kind == "tune" else settled, run=run, chosen=chosen, models=out / "models")
                 wanted = [(*of, each) for of, kinds in OF.items() if of[0] == int(vocab) for each in kinds]
-                known = {"run": run, "chosen": chosen, "models": out / "models"}
-                for _ in tqdm(two.map(lambda of, known=known: tune(*of, **known), wanted), part, total=len(wanted)):
-                    pass
+                list(tqdm(two.map(find, *zip(*wanted, strict=True)), part, total=len(wanted)))
             elif kind == "second":
                 run(ends(int(vocab), run, chosen, out / "models"), part, two)
             elif kind == "cost":
