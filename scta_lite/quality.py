@@ -212,7 +212,9 @@ def alignment(folder: str | Path, study: str | Path, vocab: int) -> View:
 
     starts = started(second)
     equal = runs_of(beside / "equal")
-    equal = equal[equal.row.isin({"CE", *first.row}) & equal.steps.isin(starts.steps.to_numpy() + second.steps)]
+    equal = equal[
+        equal.row.isin({"CE", "SEMANTIC tuned", *first.row}) & equal.steps.isin(starts.steps.to_numpy() + second.steps)
+    ]
     one = pd.concat([first, equal])
     step_ms = dict(zip(alone(one), one.row.map(method_ms), strict=True))
     before = {row: (steps, steps * step_ms[start] / 1e3)

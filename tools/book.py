@@ -106,7 +106,7 @@ def views() -> str:
     """What the study compares, a table for each, and the differences."""
     parts = []
     for view in (view for vocab in quality.vocabs(STUDY) for view in quality.views(STUDY, vocab)):
-        against = view.compared({view.ce: f"NLL less that of {view.ce}", "trigram": "NLL less that of the trigram"})
+        against = view.compared({view.ce: f"NLL minus that of {view.ce}", "trigram": "NLL minus that of the trigram"})
         parts += [f"### V = {view.vocab:,}, after {view.name}", view_table(view),
                   table(against.rename_axis("").reset_index(), "lrr")]  # fmt: skip
     return "\n\n".join(parts)
