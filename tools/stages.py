@@ -66,7 +66,7 @@ OF = {  # the second stages of each first one
     (LOW, PRIOR): [*KINDS, SAMPLED, Kind()],
     (LOW, PUBLISHED): [*KINDS[2:], Kind()],
     (LOW, "CE"): [Kind()],
-    (MID, PRIOR): [*KINDS[1:4], SAMPLED, Kind()],
+    (MID, PRIOR): [*KINDS[1::2], SAMPLED, Kind()],  # everything trained
     (HIGH, PRIOR): [SAMPLED, Kind()],
 }
 
