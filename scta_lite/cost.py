@@ -61,9 +61,9 @@ def work(spec: Spec) -> pd.DataFrame:
     """FLOPs (two for a multiply-add) and bytes moved by a step for each phase: columns `flops`, `bytes`.
 
     The accesses that are counted stand at the top of the module. CE in chunks makes its gradients in the forward pass,
-    chunk by chunk, and computes each chunk's logits twice.
+    chunk by chunk. The exact head of a second stage computes each chunk's logits again in the backward pass.
     """
-    spec = _alike(spec)
+    again, spec = bool(spec.token_head) and not spec.sampled_head, _alike(spec)
     N, D, d = spec.positions, spec.semantic_dim, spec.hidden
     rows = sum(n * dim for n, dim in rows_used(spec).values())
     dense, logits, states = _dense(spec), _logits(spec), _states(spec) * N * d
@@ -77,7 +77,10 @@ def work(spec: Spec) -> pd.DataFrame:
     }
     (forward, backward), head = _backbone_products(spec), _head_products(spec)
     products = {"forward": forward + head, "backward": backward + 2 * head, "optimizer": 0}
-    if spec.method == "ce_chunked":
+    if again:
+        products["backward"] += head
+        floats["backward"] += read + LOGIT_FORWARD * logits
+    elif spec.method == "ce_chunked":
         for counted, moved in ((floats, of_head), (products, 2 * head)):
             counted["forward"] += moved
             counted["backward"] -= moved

@@ -64,6 +64,16 @@ def test_flops_are_those_that_torch_counts(tiny, method, optimizer, backbone):
     assert counter.get_total_flops() - forward == pytest.approx(needed["backward"], rel=0.03)
 
 
+def test_an_exact_second_stage_computes_its_logits_twice(tiny):
+    spec = replace(
+        tiny("semantic", vocab=3000, hidden=64, semantic_dim=64), stage1="of no use here", token_head="plain"
+    )
+    model = LanguageModel(spec)
+    with FlopCounterMode(display=False) as counter:
+        model.loss(torch.randint(spec.vocab, (spec.batch, spec.seq_len)), torch.Generator()).backward()
+    assert counter.get_total_flops() == pytest.approx(cost.work(spec).flops.sum(), rel=0.03)
+
+
 def test_what_grows_with_v():
     """Per 1,000 more tokens: dense SEMANTIC moves 8 numbers a parameter, on rows nothing but what is drawn."""
 
