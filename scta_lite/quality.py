@@ -33,14 +33,14 @@ class Difference:
     high: float
 
     @property
-    def noise(self) -> bool:
-        """Whether the interval holds 0; with one seed a side it is of documents alone."""
+    def inconclusive(self) -> bool:
+        """Whether the interval holds 0, so that either may be better; with one seed a side it is of documents alone."""
         return self.low <= 0 <= self.high
 
     def __format__(self, form: str) -> str:
-        """Such as -0.120 [-0.140, -0.101]; ≈ before it says that it is noise."""
+        """Such as -0.120 [-0.140, -0.101]; ≈ before it says that the interval holds 0."""
         form = form or "+.3f"
-        return f"{'≈ ' * self.noise}{self.gap:{form}} [{self.low:{form}}, {self.high:{form}}]"
+        return f"{'≈ ' * self.inconclusive}{self.gap:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 @dataclass(frozen=True)

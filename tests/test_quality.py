@@ -91,11 +91,11 @@ def test_a_row_of_two_methods_is_told(study):
         quality.views(study, 300)
 
 
-def test_differences_say_what_is_noise(study):
+def test_differences_say_what_stays_open(study):
     equal, _ = quality.views(study, 300)
     gap = equal.difference("SEMANTIC with prior", "CE")
     assert gap.gap == pytest.approx(-1.1)
-    assert not gap.noise
+    assert not gap.inconclusive
     assert f"{gap:+.2f}" == f"-1.10 [{gap.low:+.2f}, {gap.high:+.2f}]"
     assert f"{equal.difference('CE', 'CE')}".startswith("≈ +0.000")
     table = equal.compared({"CE": "less CE", "trigram": "less the trigram"})
