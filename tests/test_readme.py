@@ -281,3 +281,8 @@ def test_the_answer_holds_in_the_stored_runs():
         found = [of.trigram["full_vocab"]["bits_per_byte"] if "trigram" in name
                  else of.table["bits/byte"][of.ce if "CE" in name else name] for of in after.values()]  # fmt: skip
         assert f"| {name} | " + " | ".join(f"{bits:.2f}" for bits in found) + " |" in README, name
+
+
+def test_the_temperature_of_which_notebook_01_speaks_is_the_one_that_was_found():
+    (run,) = quality.views(STUDY, 200_000)[-1].rows["SEMANTIC tuned"]
+    assert f"τ = {run['temperature']:g} for the paper's loss tuned" in outputs("01_loss_math")
