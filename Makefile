@@ -72,7 +72,7 @@ drill: install  ## kills, full disks, crowds and arbitrary input, many times; en
 reproduce: install  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-3f91f0bc
 	$(BIN)/python tools/reproduce.py $(RUN)
 
-stages: install  ## the second stages, texts and searches that notebook 07 shows, after make study (3 hours)
+stages: install  ## the second stages, texts and searches that notebook 07 shows, after make study (5 hours)
 	$(BIN)/python tools/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays

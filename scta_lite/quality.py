@@ -26,7 +26,7 @@ CE = ("CE", "CE from log u")
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one row less that of another, and where 95% of the bootstrap lies: `spread.difference`."""
+    """A metric of one row minus that of another, and where 95% of the bootstrap lies: `spread.difference`."""
 
     gap: float
     low: float
@@ -191,6 +191,8 @@ def kind(run: Any) -> str:
 
 def alignment(folder: str | Path, study: str | Path, vocab: int) -> View:
     """First stages, the second ones that began from them, and the same methods with one schedule over all steps.
+
+    Beside them stands the published loss tuned, with one schedule too.
 
     `folder` is what `make stages` wrote, `study` what `make study` did. Rows are such as "CE, 2,500 steps" and
     "CE, 1,250 steps, then goes on". A second stage's step time is CE's in the study times the ratio of the two when

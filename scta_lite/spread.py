@@ -65,7 +65,7 @@ def _only(run: dict, documents: set[int]) -> dict:
 def difference(
     runs: Sequence[dict], others: Sequence[dict], metric: str, *, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The metric of the first runs less that of the others: in all, and between which bounds 95% of the bootstrap lies.
+    """The metric of the first runs minus that of the others: in all, and the bounds of 95% of the bootstrap.
 
     Both are measured at the same positions, and each draw takes the same documents of both, with replacement; and of
     each side its R runs with replacement. Drawn runs spread by (R-1)/R of the variance of seeds, so that what a draw is
