@@ -36,7 +36,7 @@ STEPS = {  # of both stages
     (LOW, PUBLISHED): (2_500, 1_250),
     (LOW, "CE"): (1_250, 1_250),
     (MID, PRIOR): (2_000, 500),
-    (HIGH, PRIOR): (2_000, 500),
+    (HIGH, PRIOR): (1_000, 250),
 }
 LONGER = {LOW: 3_750}  # CE's steps with one schedule, as many as the published stages have
 TUNED_STEPS, TRIALS = {LOW: 200, MID: 60, HIGH: 60}, 5
