@@ -56,7 +56,7 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
     except KeyError as missing:
         pytest.skip(f"the study goes on: {missing} is not stored yet")
     planned = set(stored.asked)
-    plans = {part: study.PARTS[part] for part in ("equal", "changed", "seconds", "data")}
+    plans = {part: study.PARTS[part] for part in ("equal", "changed", "seconds", "data", "chunked")}
     plans |= {f"backbone-{part}": partial(plans[part], labels=study.BACKBONES) for part in ("equal", "seconds")}
     for part in parts & plans.keys():
         planned |= {(f"{vocab}/{part}", spec.run_id("")) for spec in plans[part](vocab, run=stored)}

@@ -89,7 +89,7 @@ def second(of: Spec, kind: Kind, models: Path, steps: int, **changes) -> Spec:
     changed = {
         **of.changes(),
         **scheduled(steps),
-        "eval_every": max(1, steps // 10),
+        "eval_every": max(1, steps // (2 if of.vocab == HIGH else 10)),  # a look costs more than 1,000 steps there
         "seed": of.seed + 100,
         **vars(kind),
         **changes,
@@ -100,10 +100,11 @@ def second(of: Spec, kind: Kind, models: Path, steps: int, **changes) -> Spec:
 def tune(vocab: int, label: str, kind: Kind, run: Run, chosen: Run, models: Path) -> dict:
     """The learning rates that a search from small ones finds; a head at random begins at those of a first stage."""
     of, steps = first(vocab, label, chosen), TUNED_STEPS[vocab]
+    looks = {"eval_every": steps, "eval_examples": study.TUNED_ON[vocab]}
     start = {"lr": 3e-3, "table_lr": 1e-2} if kind.token_head == "random" else {"lr": 1e-3, "table_lr": 3e-3}
 
     def score(settings: list[dict]) -> list[float]:
-        specs = [second(of, kind, models, steps, eval_every=steps, **rates) for rates in settings]
+        specs = [second(of, kind, models, steps, **looks, **rates) for rates in settings]
         return study.nlls(run(specs, f"{vocab}/tune"))
 
     if kind.freeze:  # the table alone is trained

@@ -13,6 +13,7 @@ seconds  the same after equal seconds: as many steps as its measured step allows
 data     at 8,192 CE and the one with a prior in the same seconds on fewer examples, again and again
 backbone CE and the one with a prior over Transformers in the GRU's place, for notebook 08: tuned in the same way, then
          after equal steps and equal seconds (at 8,192 and 50,000)
+chunked  at 50,000 step times of CE and of the same loss in chunks, in turn, alone on the machine
 changed  what each setting does, one at a time; the same with a constant rate; and CE at the paper's settings (8,192
          alone)
 controls a bigram and a trigram of the same text, with the seconds to count it
@@ -382,10 +383,18 @@ def changed(vocab: int, run: Run) -> list[Spec]:
     return list(dict.fromkeys(specs))
 
 
+def chunked(vocab: int, run: Run) -> list[Spec]:
+    """CE, and the same loss in chunks, in turn; with the settings of the smallest V."""
+    ce = Spec(vocab=vocab, steps=30, optimizer="rows", **chosen(vocab, "CE", run, lambda _, *of: tune(LOW, *of)))
+    return [replace(ce, seed=seed, method=method)
+            for seed in range(2 * ROUNDS, 3 * ROUNDS) for method in ("ce", "ce_chunked")]  # fmt: skip
+
+
 PARTS = {
-    part.__name__: part for part in (tune, cost, decay, models, equal, changed, seconds, data, controls, backbone)
+    part.__name__: part
+    for part in (tune, cost, decay, models, equal, changed, seconds, data, controls, backbone, chunked)
 }  # in this order
-ONLY_LOW = ("decay", "models", "changed", "data")
+ONLY = dict.fromkeys(("decay", "models", "changed", "data"), (LOW,)) | {"backbone": (LOW, MID), "chunked": (MID,)}
 
 
 def live(out: Path) -> Run:
@@ -403,8 +412,7 @@ def live(out: Path) -> Run:
 
 
 def main() -> None:
-    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in PARTS
-             if vocab == LOW or (part not in ONLY_LOW and (vocab, part) != (HIGH, "backbone"))]  # fmt: skip
+    parts = [f"{vocab}/{part}" for vocab in VOCABS for part in PARTS if vocab in ONLY.get(part, VOCABS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=parts, metavar="V/part", help=f"of {', '.join(parts)}")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="folder (default: runs/study)")
@@ -428,7 +436,7 @@ def main() -> None:
             elif kind == "controls":
                 controls(vocab, asked.out, run)
             else:
-                run(PARTS[kind](vocab, run), part, two)
+                run(PARTS[kind](vocab, run), part, None if kind == "chunked" else two)
 
 
 if __name__ == "__main__":
