@@ -339,8 +339,7 @@ def seconds(vocab: int, run: Run, labels: tuple[str, ...] = LABELS) -> list[Spec
     for label in labels:
         steps = steps_in(SECONDS, vocab, label, run)
         read = steps * PAPER.batch
-        pool = POOL if labels == LABELS else PAPER.examples  # the Transformers were compared on the paper's
-        examples = min(available, read if read >= PAPER.examples else pool)
+        examples = min(available, read if read >= PAPER.examples else POOL)
         text_of = {"examples": examples, "epochs": -(-steps // (examples // PAPER.batch))}
         specs.append(row(vocab, label, run, steps, 0, **text_of))
     return specs
