@@ -89,7 +89,9 @@ def second(of: Spec, kind: Kind, models: Path, steps: int, **changes) -> Spec:
     changed = {
         **of.changes(),
         **scheduled(steps),
-        "eval_every": max(1, steps // (2 if of.vocab == HIGH else 10)),  # a look costs more than 1,000 steps there
+        "eval_every": max(
+            1, steps // (2 if of.vocab == HIGH else 10)
+        ),  # there a look takes longer than the steps before it
         "seed": of.seed + 100,
         **vars(kind),
         **changes,
