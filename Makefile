@@ -1,78 +1,80 @@
-# Everything a reader or CI does, by name. A fresh machine needs Python 3.11 to 3.13 and make.
+# Everything a reader or CI does, by name. A fresh machine needs Python 3.11 to 3.14 and make.
 PYTHON ?= python3
+# The versions that are tested. `make CONSTRAINTS= test` takes the newest of each instead.
+CONSTRAINTS ?= constraints.txt
+# Where pip also looks for torch, as for its small CPU build: make demo TORCH_INDEX=<address>
+TORCH_INDEX ?=
+MINUTES ?= 25
+
 BIN := .venv/bin
 DEMO := runs/demo
-TORCH := torch>=2.10,<2.14
-TWO := -n 2 --dist loadgroup  # two processes, each with one thread of torch: with two each they would slow one another down
+TWO := -n 2 --dist loadfile  # two processes, each with one thread of torch: with two each they would slow one another down
 
 test: export OMP_NUM_THREADS = 1
-
-MINUTES ?= 25
 
 .PHONY: help install demo lab test lint notebooks figures book browser bench gpu study stages drill reproduce clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.13 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' --editable '.[dev]'
-	touch $@
+.venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 ...")'
+	$(PYTHON) -m venv .venv || (rm -rf .venv; exit 1)
 
-install: .venv/installed  ## install everything into .venv
+.venv/with-%: pyproject.toml $(CONSTRAINTS) | .venv
+	@echo "Installing what '$*' needs into .venv: some minutes. With torch that is 1.3 GB, or 6 GB for its build with CUDA."
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(addprefix --constraint ,$(CONSTRAINTS)) \
+		$(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable '.[$*]'
+	@touch $@
 
-demo: install  ## run the sweep notebook on real text; print its table, say where the figures are
+install: .venv/with-test  ## install what the tests and all targets below need into .venv
+
+demo: .venv/with-notebooks  ## run the sweep notebook on real text; print its table, say where the figures are
 	mkdir -p $(DEMO)
 	$(BIN)/papermill --log-level ERROR notebooks/03_sweep.ipynb $(DEMO)/03_sweep.ipynb -p out $(DEMO)
 	@cat $(DEMO)/table.txt
 	@echo "The notebook with everything: $(DEMO)/03_sweep.ipynb"
 	@echo "Its figures, as PNG and PDF:" && ls $(DEMO)/*.png
 
-lab: install  ## open the notebooks in JupyterLab
+lab: .venv/with-lab  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks/01_loss_math.ipynb
 
-test: install lint  ## every test, and every notebook at a small size
+test: .venv/with-test lint  ## every test, and every notebook at a small size
 	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/test_browser.py
 	$(BIN)/python -m pytest -q $(TWO) --nbmake --nbmake-timeout=300 notebooks
 
-lint: install  ## ruff, on code and notebooks
+lint: .venv/with-test  ## ruff, on code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-notebooks: install  ## execute the notebooks at their full default size and keep their outputs
+notebooks: .venv/with-test  ## execute the notebooks at their full default size and keep their outputs
 	$(BIN)/python tools/build_notebooks.py $(ONLY)
 
-figures: install  ## draw every figure of figures/ again, from stored numbers
+figures: .venv/with-test  ## draw every figure of figures/ again, from stored numbers
 	$(BIN)/python tools/build_notebooks.py 04_figures
 
-.venv/book: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[book,browser]'
-	touch $@
-
-book: .venv/book  ## the notebooks, the claims and every table as a web site, in build/book/html
+book: .venv/with-book  ## the notebooks, the claims and every table as a web site, in build/book/html
 	$(BIN)/python tools/book.py
 
-browser: book  ## the book and two notebooks in a real browser, with the keys; needs Chromium
+browser: .venv/with-browser book  ## the book and two notebooks in a real browser, with the keys; needs Chromium
 	$(BIN)/python -m pytest -q tests/test_browser.py
 
-bench: install  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
+bench: .venv/with-test  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python tools/bench.py
 
-gpu: install  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=25
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check nvidia-ml-py
+gpu: .venv/with-test .venv/with-gpu  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=25
 	$(BIN)/python tools/gpu.py --minutes $(MINUTES)
 
-study: install  ## the trainings that notebook 06 shows: every method tuned, then measured (about 20 hours)
+study: .venv/with-test  ## the trainings that notebook 06 shows: every method tuned, then measured (about 20 hours)
 	$(BIN)/python tools/study.py
 
-drill: install  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
+drill: .venv/with-test  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
 	$(BIN)/python tools/drill.py --save
 
-reproduce: install  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-3f91f0bc
+reproduce: .venv/with-notebooks  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-3f91f0bc
 	$(BIN)/python tools/reproduce.py $(RUN)
 
-stages: install  ## the second stages, texts and searches that notebook 07 shows, after make study (5 hours)
+stages: .venv/with-test  ## the second stages, texts and searches that notebook 07 shows, after make study (5 hours)
 	$(BIN)/python tools/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays

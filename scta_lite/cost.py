@@ -25,7 +25,9 @@ FLOAT = 4  # bytes; the tables, their gradients and AdamW's moments are float32 
 ID = 8  # bytes of an id that is sent
 SAMPLER = 12  # bytes a token: log q, and the running sum of q
 HOLES = {"cpu": 0.15, "cuda": 0.0}  # share of the backbone's arrays that the C library's heap leaves free between them
-PROCESS = {"cpu": 430_000_000, "cuda": 600_000_000}  # bytes that Python with torch, or a CUDA context, takes by itself
+CONTEXT = 600_000_000  # bytes that a CUDA context takes on its GPU
+IMPORTED = machine.resident_memory()  # bytes of this process now that Python, torch and pandas are loaded; builds differ
+LATE = 1.35  # times as much once a step was done: torch loads some parts late (303 to 403 MB, 813 to 1,029 with CUDA)
 
 
 def parameters(spec: Spec) -> dict[str, int]:
@@ -125,7 +127,8 @@ def memory_bytes(spec: Spec, device: str = "cpu", *, context: bool = True) -> in
     Without the GPU's `context` it is what `machine.peak_memory` measures.
     """
     holes = HOLES[device] * _states(spec) * spec.positions * spec.hidden * FLOAT
-    return sum(memory(spec).values()) + int(holes) + (PROCESS[device] if context or device == "cpu" else 0)
+    process = int(LATE * IMPORTED) if device == "cpu" else CONTEXT if context else 0
+    return sum(memory(spec).values()) + int(holes) + process
 
 
 def ranks_memory(spec: Spec, ranks: int) -> int:

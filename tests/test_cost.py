@@ -181,4 +181,4 @@ def test_a_control_groups_limit_counts(monkeypatch, version):
 def test_a_peak_is_compared_with_what_it_counts(tiny, device):
     """A process has its libraries in it; what is allocated on a GPU has no context, for which there must be room."""
     context = cost.memory_bytes(tiny(), device) - cost.memory_bytes(tiny(), device, context=False)
-    assert context == {"cpu": 0, "cuda": cost.PROCESS["cuda"]}[device]
+    assert context == {"cpu": 0, "cuda": cost.CONTEXT}[device]

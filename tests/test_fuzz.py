@@ -57,7 +57,7 @@ def test_a_grid_is_one_or_says_why_not(asked):
 @calm
 @given(st.dictionaries(st.sampled_from(["vocab", "steps", "vocabb", "out", "resume"]), values, max_size=4))
 def test_the_parameters_of_a_notebook(given_values):
-    cell = {"__annotations__": {"vocab": int, "resume": bool}, "vocab": 5, "resume": True}
+    cell = {"In": ["vocab: int = 5\nresume: bool = True"], "vocab": 5, "resume": True}
     try:
         found = parameters({**cell, **given_values})
     except ValueError as error:

@@ -127,7 +127,8 @@ def test_every_control_draws_at_its_ends(notebook, monkeypatch):
     """Runs the notebook in this process with its mock, and calls each widget's function as a reader's mouse would."""
     if "figures.interactive(" not in json.dumps(notebook):
         pytest.skip("the notebook has no controls")
-    recorded, namespace = [], {"__name__": "__main__"}
+    recorded, sources = [], ["".join(cell["source"]) for cell in code(notebook)]
+    namespace = {"__name__": "__main__", "In": sources}
     monkeypatch.setattr(figures, "interactive", lambda draw, **controls: recorded.append((draw, controls)))
     monkeypatch.chdir(ROOT / "notebooks")
     monkeypatch.delenv("XDG_CACHE_HOME")  # the installed text is built once, where a reader's is
@@ -198,7 +199,7 @@ def test_bad_parameters_are_told(tmp_path, monkeypatch, words, error):
     sources = [cell["source"] for cell in code(notebook)]
     before = next(i for i, source in enumerate(sources) if "sweep(" in source)
     with pytest.raises((ValueError, OSError)) as raised:
-        exec("\n".join(sources[:before]), {"__name__": "__main__"})
+        exec("\n".join(sources[:before]), {"__name__": "__main__", "In": sources[:before]})
     assert f"{type(raised.value).__name__}: {raised.value}".startswith(error)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 

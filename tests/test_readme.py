@@ -8,7 +8,11 @@ import tomllib
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import CHAT
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from scta_lite import PAPER, figures, load_runs, published_runs, quality
 from scta_lite.claims import claims
@@ -77,17 +81,60 @@ def test_modules_import_only_from_those_above():
         assert all(place < here for place in places), name
 
 
+def requirements(*extras):
+    """What the package needs with these extras, as {name: version range}; an extra may name others of ours."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [Requirement(line) for line in project["dependencies"]]
+    for extra in extras:
+        for requirement in map(Requirement, project["optional-dependencies"][extra]):
+            if requirement.name == "scta_lite":
+                needed += [Requirement(f"{name}{range_}") for name, range_ in requirements(*requirement.extras).items()]
+            else:
+                needed.append(requirement)
+    return {requirement.name: str(requirement.specifier) for requirement in needed}
+
+
 def test_conda_and_pip_install_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    makefile = (ROOT / "Makefile").read_text()
-    torch = re.search(r"^TORCH := (.*)$", makefile, re.M)[1]  # what is tested; the package takes any later one
-    assert torch.split(",")[0] in project["dependencies"]
-    pip = {*project["dependencies"], *project["optional-dependencies"]["dev"], torch} - {torch.split(",")[0]}
-    lines = re.findall(r"^  - (\S+)$", (ROOT / "environment.yml").read_text(), re.M)
-    conda = {line.replace("pytorch", "torch") for line in lines} - {"conda-forge", "nodefaults", "pip"}
-    python = {line for line in conda if line.startswith("python>")}
-    assert conda - python == pip
-    assert python == {f"python{project['requires-python']}"}
+    lines = re.findall(r"^ +- ([^\s:]+)$", (ROOT / "environment.yml").read_text(), re.M)
+    conda = [Requirement(line) for line in lines if line not in ("conda-forge", "nodefaults", "pip")]
+    ranges = {requirement.name.replace("pytorch", "torch"): str(requirement.specifier) for requirement in conda}
+    assert ranges.pop("python") == project["requires-python"]
+    assert ranges == requirements("lab", "test")
+
+
+def test_every_requirement_is_pinned_to_a_version_in_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # names and versions, no address
+    assert lines == sorted(lines, key=str.lower)
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    for name, range_ in requirements(*set(project["optional-dependencies"]) - {"gpu", "peers"}).items():
+        assert SpecifierSet(range_).contains(pins[canonicalize_name(name)]), name
+
+
+def test_no_requirement_has_an_upper_bound():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = [*requirements(*project["optional-dependencies"]).values(), project["requires-python"]]
+    assert not [range_ for range_ in ranges if not re.fullmatch(r">=[\d.]+", range_)]
+
+
+def test_every_python_in_the_classifiers_is_tried():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [line.rpartition(" ")[2] for line in project["classifiers"] if "Python ::" in line]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == named
+    for text in ("README.md", "Makefile"):
+        assert f"Python {named[0]} to {named[-1]}" in (ROOT / text).read_text()
+
+
+def test_workflows_pin_their_actions_and_may_only_read():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}
+        assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+        for action in re.findall(r"uses: (.*)", path.read_text()):
+            assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v[\d.]+", action), action
 
 
 @pytest.mark.parametrize("module", ["train", "sweep"])

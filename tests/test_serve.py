@@ -100,7 +100,7 @@ def test_another_text_is_told(tmp_path):
 
 def test_bench_counts_answers(tmp_path, monkeypatch):
     _, client = exported(tmp_path, method="semantic")
-    monkeypatch.setattr(bench.httpx, "Client", lambda base_url: nullcontext(client))
+    monkeypatch.setattr(bench.httpx2, "Client", lambda base_url: nullcontext(client))
     found = bench.measure("", ASKED, 3, clients=1, seconds=0.3)
     assert found["requests"] > 1
     assert 0 < found["p50_ms"] <= found["p99_ms"]

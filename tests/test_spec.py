@@ -1,12 +1,16 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from decimal import Decimal
 
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from scta_lite import Result, Spec, grid
+from scta_lite.files import ROOT
 from scta_lite.runs.settings import arguments, parameters
 
 
@@ -159,8 +163,12 @@ def test_a_word_that_is_no_number_is_told_at_once(words, capsys):
     assert re.search(r"expected a number, as 2000, 50k or 1M|expected 2 arguments", capsys.readouterr().err)
 
 
-def notebook(**injected):
-    return {"__annotations__": {"vocab": int, "fast": bool}, "vocab": 5, "fast": False, "_": 1, "In": [], **injected}
+CELLS = ["import json", "vocab: int = 5  # V\nfast: bool = False"]
+
+
+def notebook(*cells, **injected):
+    """The globals of a kernel in which CELLS ran, then these cells, with what papermill injected into them."""
+    return {"In": ["", *CELLS, *cells], "vocab": 5, "fast": False, "_": 1, **injected}
 
 
 def test_parameters_of_a_notebook():
@@ -169,9 +177,32 @@ def test_parameters_of_a_notebook():
     namespace["mine"] = 3  # a reader's own variable, later
     assert parameters(namespace) == {"vocab": 5, "fast": False}
     with pytest.raises(ValueError, match=r"^vocba=7: no such parameter; expected vocab"):
-        parameters(notebook(vocba=7))
+        parameters(notebook("vocba = 7", vocba=7))
     with pytest.raises(ValueError, match=r"^zzz='a': no such parameter; expected vocab, fast"):
         parameters(notebook(zzz="a"))
+    with pytest.raises(ValueError, match=r"^fast='false': expected True or False"):
+        parameters(notebook('fast = "false"', fast="false"))
+
+
+def test_a_cell_that_never_ran_declares_nothing():
+    assert parameters(notebook("for i in:", "%time 3")) == {"vocab": 5, "fast": False}
+
+
+@pytest.mark.parametrize("injected", [(), ("vocab = 9",)])
+def test_parameters_in_a_kernel(injected):
+    """IPython compiles a cell statement by statement: what Python keeps of annotations then depends on its version."""
+    shell = InteractiveShell()
+    for cell in (*CELLS, *injected, "from scta_lite.runs.settings import parameters", "read = parameters(globals())"):
+        shell.run_cell(cell, store_history=True).raise_error()
+    assert shell.user_ns["read"] == {"vocab": 9 if injected else 5, "fast": False}
+
+
+def test_parameters_of_a_notebook_as_a_script(tmp_path):
+    script = tmp_path / "script.py"
+    call = "from scta_lite.runs.settings import parameters\nprint(parameters(globals()))"
+    script.write_text("\n".join([*CELLS, call]))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "{'vocab': 5, 'fast': False}\n", done.stderr
 
 
 def test_result_round_trip(tmp_path):

@@ -5,7 +5,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
-import httpx
+import httpx2
 import numpy as np
 
 
@@ -13,7 +13,7 @@ def measure(url: str, text: str, k: int, clients: int, seconds: float) -> dict:
     """`clients` at a time ask again as soon as they are answered; milliseconds of an answer, and answers a second."""
 
     def ask(_: int) -> list[float]:
-        with httpx.Client(base_url=url) as client:
+        with httpx2.Client(base_url=url) as client:
             took = []
             while perf_counter() < end:
                 began = perf_counter()

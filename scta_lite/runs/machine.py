@@ -95,15 +95,25 @@ def free_memory(on: torch.device) -> int:
     return min([*free, *_group_free()])
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process holds now; where the system does not tell (macOS), the most it ever held."""
+    return _of_process("VmRSS")
+
+
 def peak_memory(on: torch.device) -> tuple[int, str]:
     """Bytes, and of what: the allocator's peak on a GPU, else the process's; since the last reset, or the start."""
     if on.type == "cuda":
         return torch.cuda.max_memory_allocated(on), "CUDA allocator"
+    return _of_process("VmHWM"), "process RSS"
+
+
+def _of_process(key: str) -> int:
+    """Bytes that Linux tells of this process under the key; elsewhere the peak since its start."""
     with suppress(OSError, StopIteration):  # getrusage's would be the parent's, if that was larger when it spawned us
         lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), "process RSS"
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
     unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process RSS"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_memory(on: torch.device) -> None:

@@ -1,12 +1,14 @@
 """The ways to give Specs: as a grid, on a command line, as the parameters of a notebook."""
 
+import ast
 import difflib
 import json
 import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from scta_lite.runs.spec import BLOCKS, PLAIN, TUNED, Spec
@@ -61,16 +63,39 @@ def _suffixed(part: str) -> float | str:
     return float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6}[match[2].lower()] if match else part
 
 
+def annotations(cells: Iterable[str]) -> dict[str, str]:
+    """The names that the cells annotate at their top level, each with its annotation as it is written.
+
+    The source is read, not `__annotations__`: IPython compiles a cell statement by statement, and from Python 3.14 on
+    (PEP 649) a kernel's globals then keep no more than how the last annotated statement would be read.
+
+    >>> annotations(["import math", "vocab: int = 5  # V", "for i in:"])
+    {'vocab': 'int'}
+    """
+    declared = {}
+    for cell in cells:
+        try:
+            statements = ast.parse(cell).body
+        except SyntaxError:  # of a reader's cell that never ran
+            continue
+        for statement in statements:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                declared[statement.target.id] = ast.unparse(statement.annotation)
+    return declared
+
+
 def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a notebook: the names that its parameters cell annotates, with the values they have now.
 
-    `namespace` is the notebook's `globals()`. papermill only warns of a parameter that no cell declares: here the first
+    `namespace` is the notebook's `globals()`, in which IPython keeps the cells' sources as `In`; of a notebook that was
+    converted to a script its file is read. papermill only warns of a parameter that no cell declares: here the first
     call in a kernel raises ValueError for any other plain value in small letters. Later calls do not: a reader may have
     made some.
     """
-    declared = namespace["__annotations__"]
-    for name in declared:  # papermill hands `-p resume false` on as a string, which would count as true
-        if declared[name] is bool and not isinstance(namespace[name], bool):
+    cells = namespace["In"] if "In" in namespace else [Path(namespace["__file__"]).read_text()]
+    declared = annotations(cells)
+    for name, annotation in declared.items():  # papermill hands `-p resume false` on as a string, which is true
+        if annotation == "bool" and not isinstance(namespace[name], bool):
             raise ValueError(f"{name}={namespace[name]!r}: expected True or False")
     plain = (bool, int, float, str, list, tuple, dict, type(None))
     given = {name for name, x in namespace.items() if type(x) in plain and name.islower() and name[0] != "_"}
