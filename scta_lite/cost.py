@@ -26,7 +26,7 @@ ID = 8  # bytes of an id that is sent
 SAMPLER = 12  # bytes a token: log q, and the running sum of q
 HOLES = {"cpu": 0.15, "cuda": 0.0}  # share of the backbone's arrays that the C library's heap leaves free between them
 CONTEXT = 600_000_000  # bytes that a CUDA context takes on its GPU
-IMPORTED = machine.resident_memory()  # bytes of this process now that Python, torch and pandas are loaded; builds differ
+IMPORTED = machine.resident_memory()  # bytes of this process once Python, torch and pandas are loaded; builds differ
 LATE = 1.35  # times as much once a step was done: torch loads some parts late (303 to 403 MB, 813 to 1,029 with CUDA)
 
 
