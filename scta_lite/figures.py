@@ -207,7 +207,8 @@ def quality(runs: pd.DataFrame, metric: str = "nll", x: str = "steps") -> Figure
         for run in runs.itertuples():
             looks, look, name = pd.DataFrame(run.validation), _look(run), variant(run)
             plain = name == look["label"].removesuffix(", rows")
-            look |= {"linestyle": "-" if plain else ":" if name.endswith("published") else "--", "label": name}
+            dashes = ":" if name.endswith("published") else "-." if "as published" in name else "--"
+            look |= {"linestyle": "-" if plain else dashes, "label": name}
             along = looks.step * (run.step_ms / 1e3 if x == "seconds" else 1)
             ax.plot(along, looks[metric], markersize=4, **look)
         level = runs.iloc[0].controls["unigram"][metric]

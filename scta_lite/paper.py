@@ -5,6 +5,7 @@ from `data/paper/`, whose columns `data/README.md` explains.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -32,6 +33,15 @@ class Paper:
 
 
 PAPER = Paper()
+_POSITIONS, _LARGEST = PAPER.batch * PAPER.seq_len, PAPER.vocabs[-1]
+ARITHMETIC = {  # what the paper counts from its settings alone
+    "steps_per_epoch": PAPER.examples // PAPER.batch,
+    "candidates_work": PAPER.negatives * PAPER.semantic_dim,
+    "less_work": _LARGEST / (PAPER.negatives * PAPER.semantic_dim),
+    "ce_logits": _POSITIONS * _LARGEST,
+    "semantic_logits": _POSITIONS * (PAPER.negatives + 1),
+    "less_logits": _LARGEST / (PAPER.negatives + 1),
+}
 
 
 def published_runs() -> pd.DataFrame:
@@ -53,6 +63,40 @@ def published_runs() -> pd.DataFrame:
 def published_epoch_losses() -> pd.DataFrame:
     """The first and last training loss of each epoch in the paper, in nats, with the change that its text states."""
     return _of_runs("epoch_losses.csv", {"gpu", "vocab", "method", "epoch", "first", "last"})
+
+
+def published_statements() -> pd.DataFrame:
+    """Every number that the paper's two documents derive from its tables and settings, beside what these give.
+
+    `stated` is the paper's and `recomputed` ours. They agree if they differ by at most half a `unit`, the place of the
+    last digit that is stated: "~1,200" is stated to the hundred. `epoch` and `experiment` are those of a loss.
+
+    >>> published_statements().query("not agrees").stated.tolist()
+    [-75.0, -68.0]
+    """
+    listed = _of_runs("statements.csv", {"gpu", "quantity", "vocab", "to_vocab", "method", "stated", "unit"})
+    losses = published_epoch_losses()
+    changes = 100 * (losses["last"] / losses["first"] - 1)
+    listed["recomputed"] = [_recomputed(one, published_runs()) for one in listed.itertuples()]
+    losses = losses.drop(columns=["first", "last"]).rename(columns={"published_change_pct": "stated"})
+    losses = losses.assign(document="results", quantity="loss_change_pct", unit=0.1, recomputed=changes)
+    found = pd.concat([listed, losses], ignore_index=True)
+    return found.assign(agrees=(found.stated - found.recomputed).abs() <= found.unit / 2)
+
+
+def _recomputed(stated: Any, runs: pd.DataFrame) -> float:
+    """The number that a line of statements.csv states, from the runs or from the settings alone."""
+    if stated.quantity in ARITHMETIC:
+        return ARITHMETIC[stated.quantity]
+    of = runs[runs.machine == stated.machine].set_index(["method", "vocab"])
+    here = of.loc[(stated.method, stated.vocab)]
+    if stated.quantity == "minutes":
+        return here.seconds / 60
+    if stated.quantity == "throughput_change_pct":
+        return 100 * (of.tokens_per_s[stated.method, stated.to_vocab] / here.tokens_per_s - 1)
+    column = stated.quantity.removeprefix("gain_")
+    ratio = here[column] / of[column]["ce", stated.vocab]
+    return 1 / ratio if column == "seconds" else ratio
 
 
 def published_table(name: str, columns: set[str]) -> pd.DataFrame:

@@ -22,6 +22,7 @@ METRICS = {  # the name that a table gives to a metric of `spread`
     "hit@10": "Hit@10",
 }  # fmt: skip
 CE = ("CE", "CE from log u")
+PUBLISHED = ("SEMANTIC as published, std 0.02", "SEMANTIC as published")  # from short rows, and from N(0, 1)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class View:
         """Whether the row's NLL is worse than that of the unigram of the text that it had, means of its seeds."""
         unigram = [run["controls"]["unigram"]["nll"] for run in self.rows[row]]
         return spread.mean(self.sums(row), "nll") > float(np.mean(unigram))
+
+    def as_published(self, name: str, form: str) -> str:
+        """Both ends of a column for the method as published, whose first rows the paper leaves open."""
+        return " to ".join(format(self.table.loc[row, name], form) for row in PUBLISHED)
 
     @cached_property
     def table(self) -> pd.DataFrame:

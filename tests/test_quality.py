@@ -146,3 +146,15 @@ def test_backbones_are_timed_by_their_turns_with_the_gru(study):
     assert equal.step_ms["CE, 1-block Transformer"] == pytest.approx(15)
     assert equal.table.loc["CE, 1-block Transformer", "seconds"] == pytest.approx(0.3)
     assert set(equal.rows) == {"CE", "CE, 1-block Transformer"}
+
+
+def test_as_published_is_a_range_of_two_starts(tmp_path):
+    home = tmp_path / "300"
+    for nll, std in ((5.0, 0.02), (6.0, 1.0)):
+        store(home / "equal", nll, nll, method="semantic", lr=3e-4, steps=20, init_std=std)
+        store(home / "cost", nll, nll, method="semantic", lr=3e-4, steps=5, init_std=std)
+    counted = [{"order": 3, "examples": 20, "seconds": 0.5, "full_vocab": {}, "by_document": by_document(5.0)}]
+    (home / "controls.json").write_text(json.dumps(counted))
+    (view,) = quality.views(tmp_path, 300)
+    mean = (-0.5 * 40 + 0.3 * 100) / 200
+    assert view.as_published("NLL", ".2f") == f"{5 + mean:.2f} to {6 + mean:.2f}"
