@@ -4,6 +4,7 @@ Shapes, dtypes and plain numbers only: nothing here waits for a device.
 """
 
 import math
+import re
 from numbers import Integral
 from typing import Any
 
@@ -49,6 +50,16 @@ def _tuple(parts: list) -> str:
     return f"({', '.join(map(str, parts))}{',' * (len(parts) == 1)})"
 
 
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite real number; a bool is none, an array neither."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(value)
+    except (ArithmeticError, TypeError, ValueError):  # larger than any float; an array
+        return False
+
+
 def integer(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless the value is an integer from `least` up."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:  # numpy's are integers too
@@ -61,6 +72,21 @@ def positive(name: str, value: Any) -> None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: expected a finite number above 0")
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one. ValueError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device(name)
+    match = re.fullmatch(r"cuda(:(0|[1-9]\d*))?", name, re.A)
+    if match is None:
+        raise ValueError(f'device={name!r}: expected "auto", "cpu", "cuda" or "cuda:1", …')
+    if int(match[2] or 0) >= torch.cuda.device_count():
+        here = f"{torch.cuda.device_count()} GPUs are here"
+        raise ValueError(f'device={name!r}: {here}; expected "auto" or "cpu"')
+    return torch.device(name)
 
 
 def printable(text: str) -> str:

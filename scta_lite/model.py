@@ -1,58 +1,78 @@
-"""The language model of the paper: an embedding table, a backbone, in the paper a GRU, and one of the heads."""
+"""The language model of the paper: an embedding table, a GRU of one layer, and one of two heads."""
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from scta_lite.backbone import BACKBONES, Cache
-from scta_lite.heads import HEADS, TABLES, TokenHead
-from scta_lite.runs.spec import Spec
+from scta_lite.losses import contrastive_loss, cosines, cross_entropy, uniform
+from scta_lite.rows import VocabTable
+from scta_lite.spec import Spec
 
-
-class Untrained(nn.Embedding):
-    """An embedding table whose rows get a gradient and keep their values: the input of the backbone alone."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight.detach()).requires_grad_()
+TABLES = {"dense": nn.Embedding, "rows": VocabTable}  # by optimizer; both are drawn from N(0, 1)
 
 
 class LanguageModel(nn.Module):
-    """Embedding (V, d), the backbone of width d that `spec.backbone` names, and the head of `spec.method`, or a second
-    stage's. With `spec.input_dim` the embedding is that narrow, and a matrix leads from it to d.
+    """An embedding (V, d), a GRU of width d, and the head of `spec.method`."""
 
-    With `spec.optimizer` "rows" the input table, and a sampling head's, are VocabTables. `counts`: (V,), how often each
-    token comes in training, for the heads that use it. The input table of "backbone" is not trained.
-    """
-
-    def __init__(self, spec: Spec, counts: Tensor | None = None):
+    def __init__(self, spec: Spec):
         super().__init__()
         self.vocab = spec.vocab
-        table = Untrained if spec.method == "backbone" else TABLES["dense" if spec.freeze else spec.optimizer]
-        self.embed = table(spec.vocab, spec.input_dim or spec.hidden)
-        self.widen = nn.Linear(spec.input_dim, spec.hidden, bias=False) if spec.input_dim else nn.Identity()
-        self.backbone = BACKBONES[spec.backbone](spec)
-        self.head = (TokenHead if spec.token_head else HEADS[spec.method])(spec, counts)
-        if spec.freeze:
-            self.requires_grad_(False)
-            self.head.table.requires_grad_(True)
+        self.embed = TABLES[spec.optimizer](spec.vocab, spec.hidden)
+        self.backbone = nn.GRU(spec.hidden, spec.hidden, batch_first=True)
+        self.head = CEHead(spec) if spec.method == "ce" else SemanticHead(spec)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Hidden states (B, T, d) of ids (B, T)."""
-        return self.backbone(self.widen(self.embed(ids)))[0]
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.backbone.parameters()).device
+        x = self.embed(ids)  # (B, T, d)
+        with torch.autocast(x.device.type, enabled=False):  # on a GPU torch would run it in float16
+            hidden, _ = self.backbone(x)
+        return hidden
 
     def loss(self, ids: Tensor, generator: Generator | None = None) -> Tensor:
-        """Mean loss in nats of predicting ids[:, t+1] from ids[:, :t+1]; ids: (B, T)."""
-        return self.head.loss(*self.positions(ids), generator)
+        """Mean loss in nats of predicting ids[:, t + 1] from ids[:, : t + 1]; ids: (B, T)."""
+        hidden = self(ids[:, :-1]).flatten(0, 1)  # (N, d), N = B (T - 1)
+        target = ids[:, 1:].flatten()  # (N,)
+        return self.head.loss(hidden, target, generator)
 
-    def positions(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states (N, d) and their targets (N,), N = B (T - 1); ids: (B, T)."""
-        return self(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
 
-    def advance(self, ids: Tensor, state: Tensor | list[Cache] | None = None) -> tuple[Tensor, Tensor | list[Cache]]:
-        """The hidden state (B, d) after reading ids (B, T) from a state, and the backbone's state to go on from."""
-        hidden, state = self.backbone(self.widen(self.embed(ids)), state)
-        return hidden[:, -1], state
+class CEHead(nn.Module):
+    """Logits W h over all V tokens, W: (V, d), without a bias; trained with the full softmax."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.vocab, spec.hidden))  # W
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)  # as nn.Linear does
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean over N, in nats; hidden: (N, d), target: (N,)."""
+        return cross_entropy(hidden, self.weight, target)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """(N, V), of hidden (N, d)."""
+        return hidden @ self.weight.T
+
+
+class SemanticHead(nn.Module):
+    """Scores cos(z, e_i) / τ of z = W_sem h with rows e_i of E_sem (V, D), against K negatives."""
+
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.spec = spec
+        self.project = nn.Linear(spec.hidden, spec.semantic_dim, bias=False)  # W_sem
+        self.table = TABLES[spec.optimizer](spec.vocab, spec.semantic_dim)  # E_sem
+        self.table.weight.data.mul_(spec.init_std)
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean over N, in nats; hidden: (N, d), target: (N,)."""
+        shape = (len(target), self.spec.negatives)
+        negatives = uniform(shape, self.spec.vocab, generator=generator)  # (N, K)
+        candidates = torch.cat([target.unsqueeze(1), negatives], dim=1)  # (N, 1 + K)
+        vectors = self.table(candidates)  # (N, 1 + K, D), by one look-up
+        s = cosines(self.project(hidden), vectors) / self.spec.temperature  # (N, 1 + K)
+        return contrastive_loss(s[:, 0], s[:, 1:])
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """(N, V), of hidden (N, d)."""
+        z = F.normalize(self.project(hidden), dim=-1)  # (N, D)
+        e = F.normalize(self.table.weight, dim=-1)  # (V, D)
+        return z @ e.T / self.spec.temperature

@@ -5,11 +5,14 @@ from `data/paper/`, whose columns `data/README.md` explains.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from scta_lite.files import published
+_PACKAGE = Path(__file__).resolve().parent
+_IN_CLONE = _PACKAGE.parent / "data" / "paper"
+TABLES = _IN_CLONE if _IN_CLONE.is_dir() else _PACKAGE / "published"  # which an installed package has
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ def _recomputed(stated: Any, runs: pd.DataFrame) -> float:
 def published_table(name: str, columns: set[str]) -> pd.DataFrame:
     """The table of that name as it stands; ValueError, which names it, where it is none or a column is missing."""
     try:
-        table = pd.read_csv(published(name))
+        table = pd.read_csv(TABLES / name)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"data/paper/{name} is missing: expected the paper's table") from None
     except ValueError as error:
         raise ValueError(f"data/paper/{name}: no table ({error})") from None
     if missing := columns - set(table):

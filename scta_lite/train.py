@@ -1,264 +1,213 @@
-"""Spec in, Result out: one training run, in this process. `python -m scta_lite.train --help`."""
+"""One training, from a Spec to what was measured: the loop, its batches, its optimizers.
 
-import argparse
-import json
-import os
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
-from tqdm import tqdm
-
-from scta_lite import cost, evaluate, text
-from scta_lite.evaluate import HeldOut
-from scta_lite.files import temporary, writable
-from scta_lite.loop import Training
-from scta_lite.model import LanguageModel
-from scta_lite.runs import machine, weights
-from scta_lite.runs.result import CHECKPOINT, Result, read
-from scta_lite.runs.settings import add_arguments, parsed
-from scta_lite.runs.spec import SHAPE, Spec
-from scta_lite.runs.timing import Progress
-
-EXAMPLES = """examples:
-  python -m scta_lite.train --method semantic --vocab 50k --steps 100 --out runs/mine
-  python -m scta_lite.train --method semantic_prior --vocab 50k --optimizer rows --lr 3e-3 --table-lr 3e-2 --epochs 1 \\
-      --schedule cosine --warmup 100 --clip 1 --betas 0.9 0.99 --evaluate --out runs/mine
-  torchrun --nproc-per-node 2 -m scta_lite.train --method semantic_prior --vocab 1M --optimizer rows --out runs/two
+A hook is called with the run after each step, and may end it. What the laboratory adds to the loop
+(a budget of seconds, looks at quality, checkpoints) are such hooks; nothing of it stands here.
+`python -m scta_lite.train --help` is the laboratory's command, with all methods and texts.
 """
 
+import importlib
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Protocol
 
-def train(
-    spec: Spec, *, progress: Progress | None = None, checkpoint: str | Path | None = None, checkpoint_s: float = 600
-) -> Result:
-    """Trains one model as the Spec says. `progress(step, steps, loss)` is called about once a second.
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
-    With `checkpoint`, a folder, the run's state is written there every `checkpoint_s` seconds of training, and a run
-    whose state is there goes on from it, to the same losses. `Result.save` into that folder removes it.
+from scta_lite import checks
+from scta_lite.losses import log_uniform
+from scta_lite.model import LanguageModel
+from scta_lite.rows import RowAdamW, VocabTable
+from scta_lite.spec import Spec
+from scta_lite.timing import StepTimer, finish
 
-    Raises what goes wrong: ValueError for a Spec that this machine or text cannot serve, torch.OutOfMemoryError,
-    MemoryError. The sweep turns these into a Result's status instead. A loss that is no longer finite ends the run: its
-    Result's status is "failed", and `reason` gives the step. With a default process group of torch.distributed all its
-    ranks do the run together (see `sharded`), and the first has the model; `torchrun` makes one for the command.
+AVERAGED = 50  # steps at the end over which the final loss is averaged
+
+
+class Data(Protocol):
+    """What a model is trained on: examples of T ids each."""
+
+    fingerprint: str  # of its text
+
+    def __len__(self) -> int: ...
+
+    def rows(self, numbers: Tensor, device: torch.device) -> Tensor:
+        """The examples of these numbers (R,), as (R, T), on the device."""
+        ...
+
+
+@dataclass
+class DrawnIds:
+    """Ids without a text, drawn by Zipf's law: enough to time a step at any V."""
+
+    spec: Spec
+    fingerprint: str = "drawn"
+
+    def __post_init__(self):
+        shape = (self.spec.examples, self.spec.seq_len)
+        generator = torch.Generator().manual_seed(self.spec.seed)
+        self.ids = log_uniform(shape, self.spec.vocab, generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, numbers: Tensor, device: torch.device) -> Tensor:
+        return self.ids[numbers].to(device)
+
+
+@dataclass
+class Trained:
+    """What a training measured, in the fields of a run's file, and its model."""
+
+    spec: Spec
+    fingerprint: str  # of the data
+    machine: str
+    step_ms: float  # the median of the steps after the warm-up, as its quartiles and phases are
+    step_ms_q1: float
+    step_ms_q3: float
+    data_ms: float
+    forward_ms: float
+    backward_ms: float
+    optimizer_ms: float
+    steps_measured: int
+    steps_run: int
+    seconds: float  # of a whole training
+    extrapolated: bool  # fewer steps were run: `seconds` is the median step times all of them
+    tokens_per_s: float  # predicted positions over `seconds`
+    losses: list[float] = field(repr=False)  # of each step, in nats
+    final_loss: float  # the mean of the last ones
+    model: nn.Module = field(repr=False)
+
+
+class Run:
+    """A training under way: its model, its optimizers, and its losses so far."""
+
+    def __init__(self, spec: Spec, data: Data):
+        self.spec, self.data = spec, data
+        self.device = checks.device(spec.device)
+        self.model = self.make_model()
+        self.optimizers = self.make_optimizers()
+        self.generator = torch.Generator(self.device).manual_seed(spec.seed)  # of the negatives
+        self.losses = torch.zeros(spec.steps or spec.steps_total, device=self.device)
+        self.done = 0  # steps
+        self.timer = StepTimer(self.device)
+
+    def make_model(self) -> nn.Module:
+        """The model as the seed draws it; the caller's own random numbers go on as they would have."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.spec.seed)
+            return LanguageModel(self.spec).to(self.device)
+
+    def make_optimizers(self) -> list[Optimizer]:
+        """AdamW for the parameters, and RowAdamW for the tables of which a step reads rows, if any."""
+        spec = self.spec
+        settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
+        settings["weight_decay"] = spec.weight_decay
+        dense = AdamW(self.model.parameters(), fused=True, **settings)
+        tables = [module for module in self.model.modules() if isinstance(module, VocabTable)]
+        return [dense, RowAdamW(tables, **settings)] if tables else [dense]
+
+    def batches(self) -> Iterator[Tensor]:
+        """Examples (B, T) of the steps that are left; each epoch has an order of its own."""
+        spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
+        for epoch in range(spec.epochs):
+            order = torch.randperm(spec.examples, generator=generator)
+            used = order[: spec.epoch_steps * spec.batch] % len(self.data)  # too few are used again
+            done = max(0, self.done - epoch * spec.epoch_steps)
+            for numbers in used.view(-1, spec.batch)[done:]:
+                yield self.data.rows(numbers, self.device)
+
+    def step(self, batches: Iterator[Tensor]) -> None:
+        """One step, its phases timed. Its loss stays on the device: nothing waits for a GPU."""
+        self.timer.start()
+        ids = next(batches)  # (B, T)
+        self.timer.mark("data")
+        self.losses[self.done] = self.update(ids)
+        self.done += 1
+
+    def update(self, ids: Tensor) -> Tensor:
+        """Moves the model by the gradient of these examples (B, T); gives their loss."""
+        loss = self.gradients(ids)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.timer.mark("optimizer")
+        return loss
+
+    def gradients(self, ids: Tensor) -> Tensor:
+        """Leaves the gradient of the loss at the parameters; gives the loss."""
+        bfloat16 = self.spec.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            loss = self.model.loss(ids, self.generator)
+        self.timer.mark("forward")
+        loss.backward()
+        self.timer.mark("backward")
+        return loss.detach()
+
+
+Hook = Callable[[Run], bool | None]  # called after each step; True ends the training
+
+
+def train(spec: Spec, data: Data | None = None) -> Trained:
+    """Trains a model as the Spec says; without `data` on ids drawn by Zipf's law, to time it.
+
+    A text is `scta_lab.text.load("installed").examples(spec.vocab, spec.seq_len, spec.examples)`.
+
+    >>> spec = Spec(method="semantic", vocab=500, examples=64, steps=4, hidden=8)
+    >>> train(spec).steps_run
+    4
     """
-    device = _device(spec)
-    model_of, training_of = _kinds(spec)
-    free = machine.free_memory(device)
-    corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
-    path = writable(checkpoint) / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}" if checkpoint else None
-    examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
-    for caveat in examples.caveats(spec.examples, spec.evaluate):
-        warnings.warn(caveat, stacklevel=2)
-    held = HeldOut.split(examples, spec.eval_examples)
-    held = held.to(device) if held and (spec.evaluate or spec.stage1) else held
-    machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
-    with _torch_settings(spec):
-        model = _begun(spec, model_of, examples.counts, device)
-        if spec.stage1:
-            _begin_stage2(spec, model, held, corpus.fingerprint)
-        training = training_of(spec, model, examples, held if spec.evaluate else None)
-        if path and path.exists():
-            training.resume(path)
-        found = {"status": "ok"} | training.run(progress, path, checkpoint_s)
-        needed = cost.memory_bytes(spec, device.type, context=False)
-        result = result_of(spec, corpus, needed_memory_bytes=needed, free_memory_bytes=free,
-                           examples_available=len(examples), model=training.whole(), **found)  # fmt: skip
-        if result.validation and result.status == "ok":
-            _judge(result, held)
-        if spec.learn_temperature:
-            result.learnt_temperature = model.head.temperature.item()
-    return result
-
-
-def _device(spec: Spec) -> torch.device:
     if not isinstance(spec, Spec):
         raise ValueError(f"spec={spec!r}: expected a Spec")
-    device = machine.device(spec.device)
-    if spec.capture and device.type != "cuda":
-        raise ValueError(f"capture=True: expected False with device={spec.device!r}, which is no GPU here")
-    return device
+    run = Run(spec, data or DrawnIds(spec))
+    began = perf_counter()
+    fit(run)
+    finish(run.device)
+    return measured(run, perf_counter() - began)
 
 
-def _kinds(spec: Spec) -> tuple[Callable[..., LanguageModel], type[Training]]:
-    """What makes the model, and what trains it: alone, or as one of several ranks."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return LanguageModel, Training
-    from scta_lite import sharded
-
-    sharded.check(spec)
-    return sharded.build, sharded.ShardedTraining
-
-
-def _begun(
-    spec: Spec, model_of: Callable[..., LanguageModel], counts: Tensor | None, device: torch.device
-) -> LanguageModel:
-    """The model as the seed draws it; the caller's own random numbers go on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(spec.seed)
-        return model_of(spec, counts).to(device)
+def fit(run: Run, hooks: Iterable[Hook] = ()) -> None:
+    """The steps that are left. Every hook is called after each; one that returns True ends it."""
+    batches = run.batches()
+    while run.done < len(run.losses):
+        run.step(batches)
+        ends = [hook(run) for hook in hooks]  # each is called, whatever another says
+        if any(ends):
+            break
 
 
-def _judge(result: Result, held: HeldOut) -> None:
-    """Adds the metrics on the test half; where there is no memory for them, what was trained and timed is kept."""
-    try:
-        vars(result).update(held.to(result.model.device).report(result.model))
-    except (MemoryError, RuntimeError) as error:
-        if not machine.is_out_of_memory(error):
-            raise
-        result.reason = f"no memory was left to measure quality on the test half: {error}"
+def measured(run: Run, seconds: float) -> Trained:
+    """What the run measured, in so many seconds for its steps."""
+    spec, times = run.spec, run.timer.summary()
+    whole = run.done == spec.steps_total
+    if not whole:
+        seconds = times["step_ms"] / 1e3 * spec.steps_total
+    losses = run.losses[: run.done].tolist()
+    last = losses[-AVERAGED:]
+    return Trained(
+        spec=spec,
+        fingerprint=run.data.fingerprint,
+        machine=device_name(run.device),
+        **times,
+        steps_run=run.done,
+        seconds=seconds,
+        extrapolated=not whole,
+        tokens_per_s=spec.positions * spec.steps_total / seconds,
+        losses=losses,
+        final_loss=sum(last) / len(last),
+        model=run.model,
+    )
 
 
-def _begin_stage2(spec: Spec, model: LanguageModel, held: HeldOut | None, fingerprint: str) -> None:
-    """The model as the first stage left it; a token head begins from that stage's head, or at random."""
-    path = Path(spec.stage1)
-    first = load(path.parent, path.stem)
-    sizes = ("vocab", "method", *SHAPE, "semantic_dim", "sampler", "scores", "log_unigram",
-             *([] if spec.token_head else ["learn_temperature"]))  # fmt: skip
-    different = [name for name in sizes if getattr(first.spec, name) != getattr(spec, name)]
-    different += ["corpus"] * (first.fingerprint != fingerprint)
-    if first.model is None or different or first.spec.token_head:
-        raise ValueError(f"stage1={path.name!r}: expected a first stage saved with its model, and with the same "
-                         f"{', '.join(different or sizes)}")  # fmt: skip
-    first.model.to(model.device)
-    for name in ("embed", "widen", "backbone"):
-        getattr(model, name).load_state_dict(getattr(first.model, name).state_dict())
-    if not spec.token_head:
-        model.head.load_state_dict(first.model.head.state_dict())
-    elif spec.token_head != "random":
-        model.head.begin(first.model.head)
-    if spec.token_head == "plain":
-        if held is None:
-            raise ValueError("token_head='plain': expected held-out text, on which its scale is fitted")
-        model.head.begin(first.model.head, evaluate.best_scale(model, held.validation, offset=model.head.take_prior()))
+def device_name(device: torch.device) -> str:
+    """What a figure calls the machine: the GPU's name, or the processor's with its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def load(folder: str | Path, run_id: str | None = None) -> Result:
-    """The run that `Result.save` wrote into the folder, with its model if that was saved.
-
-    `run_id` may be left out where the folder holds one run. FileNotFoundError names what is there.
-    """
-    found = sorted(Path(folder).glob("*.json"))
-    path = Path(folder) / f"{run_id}.json" if run_id else found[0] if len(found) == 1 else None
-    if path not in found:
-        raise FileNotFoundError(f"run_id={run_id!r}: expected one of {[p.stem for p in found]}, the runs in {folder}")
-    result = Result.from_dict(read(path))
-    if (file := path.with_suffix(".safetensors")).is_file():
-        result.model = _begun(result.spec, LanguageModel, None, torch.device("cpu"))
-        try:
-            result.model.load_state_dict(weights.read(file)[0])
-        except RuntimeError as error:  # other names, or other sizes
-            raise ValueError(f"{file.name}: not the model of this run ({error})") from None
-    return result
-
-
-@contextmanager
-def _torch_settings(spec: Spec) -> Iterator[None]:
-    """The threads and the precision of the Spec, and then again what was set before."""
-    threads, backends = torch.get_num_threads(), torch.backends
-    products = backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul  # cuDNN's GRU runs in TF32 by default
-    before = [product.fp32_precision for product in products]
-    torch.set_num_threads(spec.threads or threads)
-    for product in products:
-        product.fp32_precision = "tf32" if spec.precision == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        for product, precision in zip(products, before, strict=True):
-            product.fp32_precision = precision
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """One run, in this process; writes <run id>.json, and the model as <run id>.safetensors."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scta_lite.train", usage="%(prog)s --method METHOD --vocab V --out DIR [options]",
-        description=main.__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    add_arguments(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for <run id>.json")
-    parser.add_argument("--checkpoint-s", type=float, default=600, metavar="S",
-                        help="seconds between checkpoints, from which the same command goes on")  # fmt: skip
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    settings = parsed(parser, arguments)
-    out, child, checkpoint_s = Path(settings.pop("out")), settings.pop("child"), settings.pop("checkpoint_s")
-    try:
-        spec, out = Spec(**settings), writable(out)
-        if child:
-            _serve(spec, out)
-            return
-        first = _joined(spec)
-        with tqdm(unit=" steps", disable=not first) as bar:
-
-            def show(step: int, steps: int, loss: float | None) -> None:
-                bar.total = steps
-                bar.set_postfix(loss=loss, refresh=False)
-                bar.update(step - bar.n)
-
-            result = train(spec, progress=show, checkpoint=out, checkpoint_s=checkpoint_s)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    if not first:
-        return  # the first ends as the run ended
-    if result.status != "ok":
-        result.model = None
-    try:
-        path = result.save(out)
-    except OSError as error:  # what was measured is told, if there is no room for it
-        told = "" if (out / f"{result.run_id}.json").is_file() else f"{json.dumps(result.to_dict())}\n"
-        parser.exit(1, f"{told}{parser.prog}: {error}\n")
-    if result.status != "ok":
-        parser.exit(1, f"{parser.prog}: {result.status}: {result.reason} ({path})\n")
-    print(path)
-
-
-def _joined(spec: Spec) -> bool:
-    """Whether this process is to write what is found: the only one, or of those that torchrun started the first."""
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
-        return True
-    if on_gpu := machine.device(spec.device).type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    return dist.get_rank() == 0
-
-
-def _serve(spec: Spec, out: Path) -> None:
-    """A sweep's child: the first that the kernel kills when memory runs out, and gone when the sweep is gone."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-    corpus = text.load(spec.corpus, max_characters=spec.max_characters, progress=False)
-    shown = temporary(out / f"{spec.run_id(corpus.fingerprint)}.progress")
-
-    def show(*state) -> None:
-        with suppress(OSError):  # a full disk costs what is shown, not the run
-            shown.write_text(json.dumps(state))
-
-    try:
-        result = train(spec, progress=show)
-        result.model = None
-    except Exception as error:
-        status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        result = result_of(spec, corpus, status=status, reason=reason)
-    try:
-        result.save(out)
-    except OSError as error:  # the sweep tells it
-        sys.exit(f"{json.dumps(result.to_dict())}\n{type(error).__name__}: {error}")
-
-
-def result_of(spec: Spec, corpus: text.Corpus, **found) -> Result:
-    """The Result of a run, here and now; `status`, and a `reason` if that is not "ok", are to be found."""
-    on = machine.device(spec.device)
-    found = {"needed_memory_bytes": cost.memory_bytes(spec, on.type)} | found
-    return Result(spec=spec, fingerprint=corpus.fingerprint, corpus=corpus.name, machine=machine.name(on),
-                  host=machine.host(on), date=machine.now(), **found)  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the command has every method, setting and text: it is the laboratory's
+    importlib.import_module("scta_lab.run.training").main()

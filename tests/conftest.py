@@ -1,10 +1,10 @@
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from scta_lite import Spec, train
+from scta_lab import Spec, train
+from scta_lab.run import processes
 
 settings.register_profile("ci", max_examples=200, database=None)
 settings.register_profile("drill", max_examples=10_000, database=None)
@@ -39,4 +39,4 @@ def here(monkeypatch):
         result.model = None
         result.save(path.parent)
 
-    monkeypatch.setattr(sys.modules["scta_lite.sweep"], "_run", run)
+    monkeypatch.setattr(processes, "_run", run)

@@ -10,12 +10,13 @@ import reference
 import torch
 from conftest import CHAT
 
-from scta_lite import Spec, cost, decode, load, load_runs, sweep, train
-from scta_lite.backbone import BACKBONES, angles, rotate
-from scta_lite.model import LanguageModel
-from scta_lite.runs import timing
-from scta_lite.runs.table import ratios
-from scta_lite.train import main
+from scta_lab import Spec, decode, load, load_runs, sweep, train
+from scta_lab.judge import cost
+from scta_lab.methods.backbone import BACKBONES, angles, rotate
+from scta_lab.methods.model import LanguageModel
+from scta_lab.run import hooks
+from scta_lab.run.table import ratios
+from scta_lab.run.training import main
 
 SIZES = [  # layers, heads, d, mlp_ratio, T
     (1, 1, 2, 1, 1),
@@ -180,7 +181,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(block, tmp_path, monke
         if step == steps - 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(timing, "_SHOW_EVERY", 0)
+    monkeypatch.setattr(hooks, "SHOW_EVERY", 0)
     with pytest.raises(KeyboardInterrupt):
         train(spec, progress=stop, checkpoint=tmp_path, checkpoint_s=0)
     again = train(spec, checkpoint=tmp_path)

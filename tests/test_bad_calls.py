@@ -6,9 +6,12 @@ import pytest
 import torch
 from conftest import CHAT, LENGTHS, SIZES
 
+import scta_lab
 import scta_lite
-from scta_lite import decode, evaluate, losses, text
-from scta_lite.model import LanguageModel
+from scta_lab import decode, evaluate, text
+from scta_lab.methods import samplers
+from scta_lab.methods.model import LanguageModel
+from scta_lite import losses
 
 N, V, d, D, K = 5, 9, 4, 6, 3
 FLOAT = {name: torch.zeros(shape) for name, shape in {
@@ -41,7 +44,7 @@ def table(ids):
 
 
 def model():
-    return LanguageModel(scta_lite.Spec(**SPEC))
+    return LanguageModel(scta_lab.Spec(**SPEC))
 
 
 CALLS = [  # the function, a wrong call of it, and how its error begins
@@ -76,9 +79,9 @@ CALLS = [  # the function, a wrong call of it, and how its error begins
     ("cosines", lambda: losses.cosines(FLOAT["query"], FLOAT["row"]), "vectors of shape (5,): expected (S, D) = (S, 6)"),
     ("uniform", lambda: losses.uniform((3,), 0), "vocab=0: expected an integer from 1 up"),
     ("log_uniform", lambda: losses.log_uniform((3,), 2.5), "vocab=2.5: expected an integer from 1 up"),
-    ("weighted", lambda: losses.weighted((3,), torch.zeros(2, 2)), "cumulative of shape (2, 2): expected (V,)"),
-    ("log_unigram", lambda: losses.log_unigram(torch.zeros(0)), "counts of shape (0,): expected (V,) with each from 1"),
-    ("log_q", lambda: losses.log_q("zipf", torch.ones(3)), "sampler='zipf': expected one of uniform, log_uniform, unig"),
+    ("weighted", lambda: samplers.weighted((3,), torch.zeros(2, 2)), "cumulative of shape (2, 2): expected (V,)"),
+    ("log_unigram", lambda: samplers.log_unigram(torch.zeros(0)), "counts of shape (0,): expected (V,) with each from 1"),
+    ("log_q", lambda: samplers.log_q("zipf", torch.ones(3)), "sampler='zipf': expected one of uniform, log_uniform, unig"),
     ("VocabTable", lambda: scta_lite.VocabTable(0, 4), "rows=0: expected an integer from 1 up"),
     ("VocabTable", lambda: table(torch.tensor([1.5])), "ids of torch.float32: expected one of torch.int64, torch.int32"),
     ("VocabTable", lambda: table(torch.tensor([True])), "ids of torch.bool: expected one of torch.int64, torch.int32"),
@@ -88,14 +91,18 @@ CALLS = [  # the function, a wrong call of it, and how its error begins
     ("RowAdamW", lambda: scta_lite.RowAdamW(scta_lite.VocabTable(3, 2)), "tables=VocabTable: expected a list of VocabTables"),
     ("RowAdamW", lambda: scta_lite.RowAdamW([torch.nn.Embedding(3, 2)]), "tables of type Embedding: expected VocabTables"),
     ("RowAdamW", lambda: scta_lite.RowAdamW([scta_lite.VocabTable(3, 2)], lr=-1.0), "lr=-1.0: expected a finite number"),
-    ("Spec", lambda: scta_lite.Spec(method="ce", vocab=0), "vocab=0: expected an integer from 2 up"),
-    ("grid", lambda: scta_lite.grid(vocab=[], method="ce"), "vocab=[]: expected at least one value"),
-    ("train", lambda: scta_lite.train(scta_lite.Spec(**SPEC | {"device": "tpu"})), "device='tpu': expected"),
-    ("train", lambda: scta_lite.train(scta_lite.Spec(**SPEC | {"device": "cuda0"})), "device='cuda0': expected"),
+    ("Spec", lambda: scta_lab.Spec(method="ce", vocab=0), "vocab=0: expected an integer from 2 up"),
+    ("grid", lambda: scta_lab.grid(vocab=[], method="ce"), "vocab=[]: expected at least one value"),
+    ("train", lambda: scta_lab.train(scta_lab.Spec(**SPEC | {"device": "tpu"})), "device='tpu': expected"),
+    ("train", lambda: scta_lab.train(scta_lab.Spec(**SPEC | {"device": "cuda0"})), "device='cuda0': expected"),
+    ("train", lambda: scta_lab.train("ce"), "spec='ce': expected a Spec"),
     ("train", lambda: scta_lite.train("ce"), "spec='ce': expected a Spec"),
-    ("sweep", lambda: scta_lite.sweep(["ce"], "runs"), "specs[0]='ce': expected a Spec"),
-    ("load", lambda: scta_lite.load("no/such"), "run_id=None: expected one of [], the runs in no/such"),
+    ("train", lambda: scta_lite.train(scta_lite.Spec(method="ce", vocab=9, device="tpu")), "device='tpu': expected"),
     ("load_runs", lambda: scta_lite.load_runs("no/such"), "folder='no/such': no runs (*.json) are here"),
+    ("sweep", lambda: scta_lite.sweep(["ce"], "runs"), "specs[0]='ce': expected a Spec"),
+    ("sweep", lambda: scta_lab.sweep(["ce"], "runs"), "specs[0]='ce': expected a Spec"),
+    ("load", lambda: scta_lab.load("no/such"), "run_id=None: expected one of [], the runs in no/such"),
+    ("load_runs", lambda: scta_lab.load_runs("no/such"), "folder='no/such': no runs (*.json) are here"),
     ("text.load", lambda: text.load("no/such.json"), "corpus='no/such.json': no such file"),
     ("text.load", lambda: text.load(str(CHAT)).vocabulary(10**7), "vocab=10000000: expected at most"),
     ("text.sharegpt", lambda: next(text.sharegpt("no/such.json")), "corpus='no/such.json': no such file"),
@@ -121,5 +128,6 @@ def test_bad_calls_are_told(name, call, message):
 
 def test_every_public_function_is_in_the_table():
     nothing_to_give = {"Result", "published_runs", "published_epoch_losses"}
-    public = {name for name in scta_lite.__all__ if callable(getattr(scta_lite, name))} - nothing_to_give
-    assert public - {"PAPER"} <= {name for name, *_ in CALLS}
+    for package in (scta_lite, scta_lab):
+        public = {name for name in package.__all__ if callable(getattr(package, name))} - nothing_to_give
+        assert public - {"PAPER"} <= {name for name, *_ in CALLS}

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from scta_lite.files import ROOT
+from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import book

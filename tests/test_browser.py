@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
-from scta_lite.files import ROOT
+from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import book
@@ -230,5 +230,5 @@ def test_in_jupyterlab_a_notebook_runs_to_its_end_and_its_controls_work_with_the
         SHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SHOTS / f"lab-{name}.png")
         widgets = page.locator(".widget-vbox:has(img)").all()
-        assert len(widgets) == sum("figures.interactive(" in "".join(cell["source"]) for cell in code) > 0
+        assert len(widgets) == sum("interactive(" in "".join(cell["source"]) for cell in code) > 0
         assert all(move(page, widget) for widget in widgets)

@@ -1,8 +1,8 @@
 import pytest
 
-from scta_lite import files
-from scta_lite.claims import claims, settle
-from scta_lite.files import ROOT
+from scta_lab.base import files
+from scta_lab.base.files import ROOT
+from scta_lab.study.claims import claims, settle
 
 
 def test_claims_are_whole_and_open_until_settled(monkeypatch, tmp_path):

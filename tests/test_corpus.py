@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import sweep, text, train
-from scta_lite.text import building, repeats
-from scta_lite.text import corpus as corpus_module
-from scta_lite.text.vocabulary import number, split
+from scta_lab import sweep, text, train
+from scta_lab.text import building, repeats
+from scta_lab.text import corpus as corpus_module
+from scta_lab.text.vocabulary import number, split
 
-module = sys.modules["scta_lite.text.examples"]  # scta_lite.text.examples is its function
+module = sys.modules["scta_lab.text.examples"]  # scta_lab.text.examples is its function
 
 
 def test_missing_corpus():

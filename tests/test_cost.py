@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from scta_lite import Spec, cost, published_runs
-from scta_lite.loop import optimizers
-from scta_lite.model import LanguageModel
-from scta_lite.runs import machine
-from scta_lite.runs.spec import METHODS
+from scta_lab import Spec
+from scta_lab.base import machine
+from scta_lab.base.spec import METHODS
+from scta_lab.judge import cost
+from scta_lab.methods.model import LanguageModel
+from scta_lab.run.loop import optimizers
+from scta_lite import published_runs
 
 NO_PARAMETERS = ("rank", "draw.log_q", "draw.cumulative")
 
@@ -133,7 +135,7 @@ def test_the_papers_memory():
 
 
 def test_memory_is_predicted_near_what_a_process_takes(tmp_path):
-    from scta_lite import sweep
+    from scta_lab import sweep
 
     pairs = (("ce", "dense"), ("semantic", "dense"), ("semantic", "rows"), ("ce_chunked", "rows"))
     specs = [Spec(method=m, optimizer=o, vocab=60_000, steps=2, corpus="zipf", device="cpu") for m, o in pairs]
@@ -143,7 +145,7 @@ def test_memory_is_predicted_near_what_a_process_takes(tmp_path):
 
 
 def test_a_transformers_memory_is_predicted_within_15_percent(tmp_path):
-    from scta_lite import sweep
+    from scta_lab import sweep
 
     settings = {"vocab": 2000, "steps": 2, "corpus": "zipf", "device": "cpu", "backbone": "transformer"}
     shapes = ({"layers": 4, "batch": 32}, {"hidden": 512, "layers": 3, "heads": 8})

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from conftest import CHAT
 
-from scta_lite import decode, text
-from scta_lite.model import LanguageModel
-from scta_lite.runs.spec import SAMPLED
+from scta_lab import decode, text
+from scta_lab.base.spec import SAMPLED
+from scta_lab.methods.model import LanguageModel
 
 PROMPT = torch.tensor([3, 1, 4, 1, 5])
 

@@ -6,8 +6,9 @@ import reference
 import torch
 from conftest import CHAT
 
-from scta_lite import evaluate, spread, text
-from scta_lite.model import LanguageModel
+from scta_lab import evaluate, text
+from scta_lab.judge import uncertainty as spread
+from scta_lab.methods.model import LanguageModel
 
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])

@@ -1,9 +1,10 @@
 import pandas as pd
 import pytest
 
+from scta_lab.base import spec
+from scta_lab.study import labels
 from scta_lite import figures, published_runs
 from scta_lite.figures import METHODS
-from scta_lite.runs import spec
 
 
 def lines(figure):
@@ -159,8 +160,8 @@ def test_any_number_of_machines_stands_side_by_side():
 
 def test_a_tuned_row_at_the_papers_rate_is_not_as_published():
     settings = {"method": "semantic", "optimizer": "rows", "vocab": 300, "init_std": 0.02}
-    assert figures.variant(spec.Spec(**settings)) == "SEMANTIC as published, std 0.02"
-    assert figures.variant(spec.Spec(**settings, table_lr=0.03)) == "SEMANTIC tuned"
+    assert labels.variant(spec.Spec(**settings)) == "SEMANTIC as published, std 0.02"
+    assert labels.variant(spec.Spec(**settings, table_lr=0.03)) == "SEMANTIC tuned"
 
 
 def test_figures_are_the_same_bytes_every_time(tmp_path):
@@ -191,7 +192,7 @@ def quality_runs():
 @pytest.mark.parametrize(("x", "at"), [("steps", [10, 20, 40]), ("seconds", [5, 10, 20])])
 def test_the_qualities_drawn_are_those_of_the_looks(x, at):
     for metric, values in (("nll", [8.0, 7.0, 5.0]), ("perplexity", [80.0, 70.0, 50.0])):
-        drawn = lines(figures.quality(quality_runs(), metric, x))
+        drawn = lines(labels.quality(quality_runs(), metric, x))
         names = ["CE", "SEMANTIC as published", "SEMANTIC tuned", "SEMANTIC as published, std 0.02",
                  "SEMANTIC with prior at D = 256", "SEMANTIC with prior, SparseAdam", "CE from log u",
                  "sampled softmax, cosine", "sampled softmax, dot, from log u"]  # fmt: skip

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from scta_lite import files
-from scta_lite.files import ROOT, alone, becoming, replace_file, temporary, tidy
+from scta_lab.base import files
+from scta_lab.base.files import ROOT, alone, becoming, replace_file, temporary, tidy
 
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from scta_lite.files import becoming
+from scta_lab.base.files import becoming
 with becoming(Path(sys.argv[1])) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_two_threads_write_one_file(tmp_path):
 HOLDING = """
 import os, signal, sys
 from pathlib import Path
-from scta_lite.files import alone
+from scta_lab.base.files import alone
 with alone(Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """

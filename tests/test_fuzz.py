@@ -11,10 +11,11 @@ from conftest import CHAT, LENGTHS, SIZES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scta_lite import Spec, grid, paper, text, train
-from scta_lite.claims import claims
-from scta_lite.runs.result import read
-from scta_lite.runs.settings import parameters
+from scta_lab import Spec, grid, text, train
+from scta_lab.run.result import read
+from scta_lab.study.claims import claims
+from scta_lite import paper
+from scta_lite.notebook import parameters
 
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
@@ -131,10 +132,10 @@ def test_a_run_file_is_read_or_refused_by_name(folder, run, data):
 @given(st.text(max_size=200), st.integers(0, 2000))
 def test_claims_are_read_or_say_why_not(tmp_path_factory, noise, at):
     made = tmp_path_factory.getbasetemp() / "claims.csv"
-    good = paper.published("claims.csv").read_text()
+    good = (paper.TABLES / "claims.csv").read_text()
     made.write_text(good[:at] + noise + good[at:])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paper, "published", lambda name: made)
+        patch.setattr(paper, "TABLES", made.parent)
         try:
             table = claims()
         except ValueError as error:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from scta_lite import Spec, train
-from scta_lite.files import ROOT
-from scta_lite.runs.result import Result
+from scta_lab import Spec, train
+from scta_lab.base.files import ROOT
+from scta_lab.run.result import Result
 
 LOSSES = Path(__file__).with_name("golden.json")
 SIZES = {"vocab": 2_000, "hidden": 32, "semantic_dim": 16, "negatives": 8, "examples": 192, "batch": 8, "seq_len": 16}

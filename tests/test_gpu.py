@@ -10,8 +10,8 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lite import load_runs, text
-from scta_lite.files import ROOT
+from scta_lab import load_runs, text
+from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import gpu

@@ -5,8 +5,9 @@ import reference
 import torch
 import torch.nn.functional as F
 
+from scta_lab.methods.samplers import log_q, log_unigram, weighted
 from scta_lite import contrastive_loss, cross_entropy, semantic_loss
-from scta_lite.losses import log_q, log_uniform, log_unigram, uniform, weighted
+from scta_lite.losses import log_uniform, uniform
 
 N, V, d, D, K = 7, 23, 5, 6, 4
 

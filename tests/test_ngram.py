@@ -5,7 +5,7 @@ import pytest
 import reference
 import torch
 
-from scta_lite import ngram
+from scta_lab.judge import ngram
 
 
 def test_a_bigram_counted_by_hand():

@@ -16,8 +16,9 @@ import yaml
 from matplotlib.figure import Figure
 from papermill.iorw import load_notebook_node
 
+from scta_lab.base.files import ROOT
 from scta_lite import figures, published_runs
-from scta_lite.files import ROOT
+from scta_lite import notebook as notebook_module
 
 sys.path.insert(0, str(ROOT / "tools"))
 import build_notebooks
@@ -83,9 +84,8 @@ def test_shape(notebook):
     assert code(notebook)[1] is parameters_cell(notebook)
     assert "parameters(globals())" in "".join(code(notebook)[2]["source"])
     assert kinds[-1] == "markdown"
-    lengths = sorted(
-        len("".join(c["source"]).splitlines()) for c in code(notebook) if c is not parameters_cell(notebook)
-    )
+    others = [c for c in code(notebook)[1:] if c is not parameters_cell(notebook)]  # the first one imports
+    lengths = sorted(len("".join(c["source"]).splitlines()) for c in others)
     assert lengths[len(lengths) // 2] <= 6
     assert lengths[-1] <= 20
     for cell, after in pairwise(cells):
@@ -125,11 +125,11 @@ def extremes(control):
 
 def test_every_control_draws_at_its_ends(notebook, monkeypatch):
     """Runs the notebook in this process with its mock, and calls each widget's function as a reader's mouse would."""
-    if "figures.interactive(" not in json.dumps(notebook):
+    if "notebook.interactive(" not in json.dumps(notebook):
         pytest.skip("the notebook has no controls")
     recorded, sources = [], ["".join(cell["source"]) for cell in code(notebook)]
     namespace = {"__name__": "__main__", "In": sources}
-    monkeypatch.setattr(figures, "interactive", lambda draw, **controls: recorded.append((draw, controls)))
+    monkeypatch.setattr(notebook_module, "interactive", lambda draw, **controls: recorded.append((draw, controls)))
     monkeypatch.chdir(ROOT / "notebooks")
     monkeypatch.delenv("XDG_CACHE_HOME")  # the installed text is built once, where a reader's is
     before = torch.get_default_dtype()
@@ -152,7 +152,7 @@ def test_every_control_draws_at_its_ends(notebook, monkeypatch):
 
 
 def test_a_control_redraws():
-    widget = figures.interactive(
+    widget = notebook_module.interactive(
         lambda x: figures.training_time(published_runs().assign(seconds=lambda t: t.seconds * x)),
         x=ipywidgets.FloatSlider(value=1, min=1, max=9),
     )

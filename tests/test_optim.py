@@ -15,10 +15,13 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.adamw import adamw
 
-from scta_lite import RowAdamW, VocabTable, heads, optim, tables
-from scta_lite.loop import optimizers
+from scta_lab.methods import heads
+from scta_lab.methods.model import LanguageModel
+from scta_lab.run.loop import optimizers
+from scta_lite import RowAdamW, VocabTable
 from scta_lite.losses import log_uniform, uniform
-from scta_lite.model import LanguageModel
+from scta_lite.rows import optimizer as optim
+from scta_lite.rows import table as tables
 
 
 def differ(rows, dim, steps, *, batch=64, **settings):

@@ -3,8 +3,9 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from scta_lite import PAPER, Spec, files, published_epoch_losses, published_runs
-from scta_lite.files import ROOT
+from scta_lab import Spec
+from scta_lab.base.files import ROOT
+from scta_lite import PAPER, paper, published_epoch_losses, published_runs
 from scta_lite.paper import published_statements
 
 
@@ -31,7 +32,7 @@ def test_published_tables_are_whole():
 
 
 def test_a_missing_table_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(paper, "TABLES", tmp_path / "data" / "paper")
     with pytest.raises(FileNotFoundError, match=r"data/paper/runs\.csv is missing"):
         published_runs()
     (tmp_path / "data/paper").mkdir(parents=True)
@@ -79,7 +80,7 @@ def test_what_does_not_recompute_is_rounded_in_words_and_stated_exactly_too():
 
 
 def test_statements_that_are_off_do_not_agree(monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(paper, "TABLES", tmp_path / "data" / "paper")
     (tmp_path / "data/paper").mkdir(parents=True)
     for name in ("runs.csv", "epoch_losses.csv"):
         (tmp_path / "data/paper" / name).write_text((ROOT / "data/paper" / name).read_text())

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from conftest import SIZES
 
-from scta_lite import Spec, quality, spread
-from scta_lite.runs.result import Result
+from scta_lab import Spec
+from scta_lab.judge import uncertainty as spread
+from scta_lab.run.result import Result
+from scta_lab.study import quality
 
 POSITIONS = [40, 60, 100]
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from conftest import CHAT
 
-from scta_lite import text
-from scta_lite.text import reading
+from scta_lab import text
+from scta_lab.text import reading
 
 DIALECTS = Path(__file__).parent / "dialects"
 BOILED = "user: How do I boil an egg?\n\nassistant: Put it into boiling water for eight minutes."

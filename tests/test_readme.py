@@ -1,5 +1,6 @@
 """What README and the project's files promise is there."""
 
+import ast
 import json
 import re
 import subprocess
@@ -16,12 +17,15 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from scta_lite import PAPER, figures, load_runs, published_epoch_losses, published_runs, quality, spread
-from scta_lite.claims import claims
-from scta_lite.files import ROOT
+from scta_lab import load_runs
+from scta_lab.base.files import ROOT
+from scta_lab.base.words import OPTIONS
+from scta_lab.judge import uncertainty as spread
+from scta_lab.run.result import read
+from scta_lab.study import quality
+from scta_lab.study.claims import claims
+from scta_lite import PAPER, figures, published_epoch_losses, published_runs
 from scta_lite.paper import published_statements
-from scta_lite.runs.result import read
-from scta_lite.runs.settings import GROUPS
 
 README = (ROOT / "README.md").read_text()
 USE = (ROOT / "book" / "use.md").read_text()
@@ -62,26 +66,43 @@ def test_make_targets_exist():
 
 def reading_order():
     """The modules as the table of CONTRIBUTING lists them."""
-    table = re.search(r"The package reads.*?\n\n.*?\n\n", CONTRIBUTING, re.S)[0]
-    return re.findall(r"`([\w/]*[\w])`", table.partition("\n\n")[2])
+    return re.findall(r"`(scta_l\w+\.[\w.]+)`", CONTRIBUTING.partition("| module |")[2].partition("\n\n")[0])
+
+
+def module_path(name):
+    return ROOT / f"{name.replace('.', '/')}.py"
+
+
+def imported(name):
+    """The modules of ours that a module imports; of a package's own names, the package's modules that give them."""
+    for node in ast.walk(ast.parse(module_path(name).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("scta_l"))
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("scta_l"):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if module_path(inner).is_file() else node.module
 
 
 def test_every_module_is_in_the_reading_order():
-    modules = {p.relative_to(ROOT / "scta_lite").with_suffix("").as_posix()
-               for p in (ROOT / "scta_lite").rglob("[a-z]*.py")}  # fmt: skip
-    assert modules == set(reading_order())
+    paths = [path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("scta_l*/**/[a-z]*.py")]
+    assert {".".join(path.parts) for path in paths} == set(reading_order())
 
 
-def test_modules_import_only_from_those_above():
-    order = reading_order()
-    last = {name.split("/")[0]: i for i, name in enumerate(order)}  # a folder counts as the last of its modules
-    for here, name in enumerate(order):
-        text = (ROOT / "scta_lite" / f"{name}.py").read_text()
-        used = [module.replace(".", "/") for module in re.findall(r"^from scta_lite\.([\w.]+) import", text, re.M)]
-        for folder, names in re.findall(r"^from scta_lite(?:\.(\w+))? import (.*)$", text, re.M):
-            used += [f"{folder}/{module}" if folder else module for module in names.split(", ")]
-        places = [order.index(module) if module in order else last.get(module, -1) for module in used]
-        assert all(place < here for place in places), name
+@pytest.mark.parametrize("name", reading_order())
+def test_modules_import_only_from_those_above(name):
+    above = reading_order()[: reading_order().index(name)]
+    for module in imported(name):
+        inside = [other for other in above if other.startswith(f"{module}.")]  # a package: of what is above
+        assert module in above or inside, f"{name} imports {module}"
+
+
+def test_the_papers_package_imports_nothing_of_the_laboratory():
+    for name in reading_order():
+        if name.startswith("scta_lite."):
+            assert not [module for module in imported(name) if module.startswith("scta_lab")], name
+        if name.startswith("scta_lite.rows."):
+            assert {module.rpartition(".")[0] for module in imported(name)} <= {"scta_lite.rows", "scta_lite"}
 
 
 def requirements(*extras):
@@ -147,7 +168,7 @@ def test_help_explains_every_setting(module):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     groups = re.findall(r"^(\S.*):$", done.stdout, re.M)
-    assert groups == ["options", *GROUPS.values(), "examples"]
+    assert groups == ["options", *OPTIONS, "examples"]
     assert "None" not in done.stdout
     shown = " ".join(done.stdout.split())
     for words in ("--vocab V", "--weight-decay X", "--betas BETA1 BETA2", "--evaluate [true|false]", "--seed N",
@@ -156,7 +177,7 @@ def test_help_explains_every_setting(module):
 
 
 def test_data_dictionary_knows_every_field():
-    from scta_lite.runs.result import Result
+    from scta_lab.run.result import Result
 
     dictionary = (ROOT / "data" / "README.md").read_text()
     for name in Result.__dataclass_fields__:
@@ -167,7 +188,7 @@ def test_data_dictionary_knows_every_field():
 def test_the_python_examples_run():
     (first,) = re.findall(r"```python\n(.*?)```", README, re.S)
     loss, rows, _ = re.findall(r"```python\n(.*?)```", USE, re.S)
-    exec(first.replace("vocab=50_000", 'vocab=2_000, corpus="zipf"'), {})
+    exec(first.replace("50_000", "2_000"), {})
     exec(loss, {})
     exec(rows.replace("_000", "0"), {})
 

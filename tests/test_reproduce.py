@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from scta_lite import train
-from scta_lite.files import ROOT
+from scta_lab import train
+from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import reproduce

@@ -7,8 +7,8 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from scta_lite import Spec, decode, text, train
-from scta_lite.files import ROOT
+from scta_lab import Spec, decode, text, train
+from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "examples" / "serve"))
 import bench

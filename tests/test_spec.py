@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from scta_lite import Result, Spec, grid
-from scta_lite.files import ROOT
-from scta_lite.runs.settings import arguments, parameters
+from scta_lab import Result, Spec, grid
+from scta_lab.base.files import ROOT
+from scta_lab.base.words import arguments
+from scta_lite.notebook import parameters
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), [
@@ -52,9 +53,6 @@ from scta_lite.runs.settings import arguments, parameters
     ("warmup", -1, "an integer from 0 up"),
     ("warmup", 2500, "fewer than the steps of the run"),
     ("clip", 0, "a finite number above 0"),
-    ("end_factor", 1.5, "at most 1"),
-    ("end_factor", 0.5, "a schedule of linear or cosine with it"),
-    ("end_factor", -0.1, "a number from 0 up"),
 ])  # fmt: skip
 def test_bad_arguments_are_named(name, value, expected):
     with pytest.raises(ValueError, match=f"^{name}=.*: expected {expected}") as error:
@@ -130,7 +128,7 @@ def test_grid_knows_its_settings():
 def test_arguments_round_trip():
     from argparse import ArgumentParser
 
-    from scta_lite.runs.settings import add_arguments
+    from scta_lab.base.words import add_arguments
 
     spec = Spec(method="semantic", vocab=777, betas=(0.5, 0.9), evaluate=True, corpus='a "b" c.json', budget_s=1.5)
     parser = ArgumentParser()
@@ -142,7 +140,7 @@ def test_arguments_round_trip():
 def test_a_text_may_have_any_name(name):
     from argparse import ArgumentParser
 
-    from scta_lite.runs.settings import add_arguments
+    from scta_lab.base.words import add_arguments
 
     parser = ArgumentParser()
     add_arguments(parser)
@@ -154,7 +152,7 @@ def test_a_text_may_have_any_name(name):
 def test_a_word_that_is_no_number_is_told_at_once(words, capsys):
     from argparse import ArgumentParser
 
-    from scta_lite.runs.settings import add_arguments
+    from scta_lab.base.words import add_arguments
 
     parser = ArgumentParser()
     add_arguments(parser)
@@ -192,14 +190,14 @@ def test_a_cell_that_never_ran_declares_nothing():
 def test_parameters_in_a_kernel(injected):
     """IPython compiles a cell statement by statement: what Python keeps of annotations then depends on its version."""
     shell = InteractiveShell()
-    for cell in (*CELLS, *injected, "from scta_lite.runs.settings import parameters", "read = parameters(globals())"):
+    for cell in (*CELLS, *injected, "from scta_lite.notebook import parameters", "read = parameters(globals())"):
         shell.run_cell(cell, store_history=True).raise_error()
     assert shell.user_ns["read"] == {"vocab": 9 if injected else 5, "fast": False}
 
 
 def test_parameters_of_a_notebook_as_a_script(tmp_path):
     script = tmp_path / "script.py"
-    call = "from scta_lite.runs.settings import parameters\nprint(parameters(globals()))"
+    call = "from scta_lite.notebook import parameters\nprint(parameters(globals()))"
     script.write_text("\n".join([*CELLS, call]))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "{'vocab': 5, 'fast': False}\n", done.stderr
@@ -230,14 +228,11 @@ def test_what_a_method_takes_where_nothing_is_said():
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"method": "ce", "learn_temperature": True}, r"^learn_temperature=True: expected False, ce has no τ"),
-    ({"method": "semantic", "learn_temperature": True, "stage1": "x", "token_head": "plain"}, "plain has no τ"),
     ({"method": "ce", "optimizer": "sparse", "clip": 1.0}, r"^clip=1.0: expected None with optimizer='sparse'"),
     ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
     ({"method": "semantic", "sampler": "in_batch", "batch": 1, "seq_len": 2}, r"^sampler='in_batch': expected another"),
     ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
     ({"method": "ce", "eval_every": 5}, r"^eval_every=5: expected None without evaluate=True"),
-    ({"method": "ce", "eval_every_s": 5}, r"^eval_every_s=5.0: expected None without evaluate=True"),
 ])  # fmt: skip
 def test_settings_that_a_method_does_not_have(settings, message):
     with pytest.raises(ValueError, match=message):

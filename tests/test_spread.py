@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from scta_lite import spread
+from scta_lab.judge import uncertainty as spread
 
 
 def a_run(nats, positions):

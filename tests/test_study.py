@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from scta_lite import cost, figures, text
-from scta_lite.files import ROOT
-from scta_lite.runs.result import Result
+from scta_lab import text
+from scta_lab.base.files import ROOT
+from scta_lab.judge import cost
+from scta_lab.run.result import Result
+from scta_lab.study import labels
 
 sys.path.insert(0, str(ROOT / "tools"))
 import stages
@@ -136,7 +138,7 @@ def test_every_row_has_the_name_that_it_has_in_figures():
     for vocab in study.VOCABS:
         for label in dict.fromkeys(study.LABELS + study.BACKBONES):
             spec = study.row(vocab, label, made_up, 100, 0)
-            assert figures.variant(spec) == label
+            assert labels.variant(spec) == label
             assert (spec.schedule, spec.warmup) == (("constant", 0) if label in study.PUBLISHED else ("cosine", 5))
 
 
@@ -161,7 +163,7 @@ def test_backbones_differ_in_nothing_but_their_shape_and_what_was_tuned():
     counts = {}
     for label in study.BACKBONES:
         for spec in (study.row(study.LOW, label, made_up, 100, 0), *study.seconds(study.LOW, made_up, (label,))):
-            counts[figures.variant(spec)] = cost.parameters(spec)["backbone"]
+            counts[labels.variant(spec)] = cost.parameters(spec)["backbone"]
             assert (spec.hidden, spec.vocab, spec.optimizer) == (256, study.LOW, "rows")
     assert tuple(counts) == study.BACKBONES
     for label in ("CE", study.PRIOR):

@@ -16,14 +16,15 @@ import pytest
 from conftest import CHAT, LENGTHS, SIZES
 from distributed import Client, LocalCluster
 
-from scta_lite import Spec, figures, grid, load, load_runs, sweep, train
-from scta_lite import cost as cost_module
-from scta_lite.files import ROOT, temporary
-from scta_lite.runs.settings import arguments
-from scta_lite.runs.table import ratios
-from scta_lite.text import corpus as corpus_module
+from scta_lab import Spec, grid, load, load_runs, sweep, train
+from scta_lab.base.files import ROOT, temporary
+from scta_lab.base.words import arguments
+from scta_lab.judge import cost as cost_module
+from scta_lab.run import processes
+from scta_lab.run.table import ratios
+from scta_lab.text import corpus as corpus_module
+from scta_lite import figures
 
-sweep_module = sys.modules["scta_lite.sweep"]  # the package's `sweep` is the function
 ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
 
 
@@ -116,7 +117,7 @@ class TestKilled:
         before = files(tmp_path)
         endless = Spec(method="semantic", **ENDLESS)
         code = (
-            f"from scta_lite import *; sweep([Spec(**{vars(tiny())!r}), Spec(**{vars(endless)!r})], {str(tmp_path)!r})"
+            f"from scta_lab import *; sweep([Spec(**{vars(tiny())!r}), Spec(**{vars(endless)!r})], {str(tmp_path)!r})"
         )
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
         wait_for(lambda: progress_told(tmp_path))
@@ -194,7 +195,7 @@ def test_after_an_interrupt_no_run_begins(tiny, tmp_path, monkeypatch):
     def interrupt(pending, progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep_module, "_watch", interrupt)
+    monkeypatch.setattr(processes, "_watch", interrupt)
     busy = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(busy.wait)
@@ -232,7 +233,7 @@ def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tiny, tmp_path, c
 
 def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
     words = ["--vocab", "300", "--method", "semantic", "--corpus", "zipf", "--steps", "3", "--out", str(tmp_path)]
-    sweep_module.main([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
+    processes.main([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
     assert "3 runs in" in capsys.readouterr().out
     runs = load_runs(tmp_path)
     assert runs.status.tolist() == ["ok"] * 3
@@ -242,13 +243,13 @@ def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
 @pytest.mark.parametrize(("word", "nearest"), [("--batch-size", "--batch"), ("--vocabulary=9", "--vocab")])
 def test_an_option_that_there_is_none_of_is_told_with_the_nearest(word, nearest, capsys):
     with pytest.raises(SystemExit):
-        sweep_module.main(["--vocab", "300", word])
+        processes.main(["--vocab", "300", word])
     assert f"{word}: no such option; expected {nearest}\n" in capsys.readouterr().err
 
 
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        sweep_module.main(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
+        processes.main(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
     assert ended.value.code == 2
     assert "scheduler='nowhere': no answer" in capsys.readouterr().err
 
@@ -438,21 +439,20 @@ def test_command_line(tmp_path):
 
 def test_a_commands_rounds_have_seeds_of_their_own(tmp_path, capsys, here):
     words = f"--vocab 300,2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --out {tmp_path}".split()
-    sweep_module.main([*words, "--rounds", "2"])
+    processes.main([*words, "--rounds", "2"])
     assert "4 runs in" in capsys.readouterr().out
     assert load_runs(tmp_path)[["vocab", "seed"]].values.tolist() == [[300, 0], [300, 1], [2000, 0], [2000, 1]]
     for option, error in (("--vocab 1", "vocab=1: expected an integer from 2 up"),
                           ("--rounds 0", "rounds=0: expected an integer from 1 up")):  # fmt: skip
         with pytest.raises(SystemExit) as ended:
-            sweep_module.main([*words, *option.split()])
+            processes.main([*words, *option.split()])
         assert ended.value.code == 2
         assert capsys.readouterr().err.endswith(f"{error}\n")
 
 
 def test_a_sweep_needs_no_jupyter():
-    code = (
-        "import sys, scta_lite.sweep; print([m for m in sys.modules if m.split('.')[0] in ('IPython', 'jupyter_core')])"
-    )
+    jupyter = "[m for m in sys.modules if m.split('.')[0] in ('IPython', 'jupyter_core')]"
+    code = f"import sys, scta_lab.run.processes; print({jupyter})"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
 

@@ -8,10 +8,13 @@ from reference import twins
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from scta_lite import RowAdamW, VocabTable, load, optim, tables, train
-from scta_lite.loop import optimizers
-from scta_lite.model import LanguageModel
-from scta_lite.runs.spec import METHODS, SAMPLED
+from scta_lab import load, train
+from scta_lab.base.spec import METHODS, SAMPLED
+from scta_lab.methods.model import LanguageModel
+from scta_lab.run.loop import optimizers
+from scta_lite import RowAdamW, VocabTable
+from scta_lite.rows import optimizer as optim
+from scta_lite.rows import table as tables
 
 
 def test_the_way_of_a_gpu_gives_the_same(monkeypatch):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from scta_lite.runs import timing
-from scta_lite.runs.timing import PHASES, StepTimer
+from scta_lite import timing
+from scta_lite.timing import PHASES, StepTimer
 
 
 @pytest.fixture

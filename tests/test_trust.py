@@ -6,11 +6,11 @@ import json
 import pytest
 from conftest import LENGTHS, SIZES
 
-from scta_lite import Spec, load, load_runs, train
-from scta_lite.files import ROOT
+from scta_lab import Spec, load, load_runs, train
+from scta_lab.base.files import ROOT
 
 EXECUTES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
-SOURCES = sorted(path for folder in ("scta_lite", "tools") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(path for folder in ("scta_lite", "scta_lab", "tools") for path in (ROOT / folder).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -6,8 +6,8 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scta_lite.text import vocabulary as module
-from scta_lite.text.vocabulary import BYTES, LONGEST, learn, number, split
+from scta_lab.text import vocabulary as module
+from scta_lab.text.vocabulary import BYTES, LONGEST, learn, number, split
 
 TALK = ["the cat sat on the mat. the cat sat on the hat. ", "the dog sat on the mat, the dog and the cat. \n\nthe end"]
 SENTENCE = "the cat and the dog sat on the zebra. the end"

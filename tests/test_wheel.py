@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from scta_lite.files import ROOT
+from scta_lab.base.files import ROOT
 
 CODE = """
 import json
 from pathlib import Path
 
+import scta_lab
 import scta_lite
-from scta_lite import claims, figures
+from scta_lab.study import claims
+from scta_lite import figures
 
 assert "empty" in scta_lite.__file__, scta_lite.__file__
 sizes = dict(vocab=300, hidden=8, semantic_dim=4, negatives=3, examples=24, batch=4, seq_len=8, corpus="zipf")
-runs = scta_lite.sweep(scta_lite.grid(method="semantic", **sizes), "runs", progress=False)
+runs = scta_lab.sweep(scta_lab.grid(method="semantic", **sizes), "runs", progress=False)
 assert runs.status.tolist() == ["ok"], runs.reason.tolist()
 assert runs.host[0]["commit"] is None
 figures.save(figures.throughput(runs), Path("figure"))
@@ -36,7 +38,7 @@ except FileNotFoundError as error:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
-    for folder in ("scta_lite", "data/paper"):
+    for folder in ("scta_lite", "scta_lab", "data/paper"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -49,8 +51,8 @@ def wheel(tmp_path_factory):
 
 def test_a_wheel_has_the_paper_and_the_style_and_nothing_of_the_clone(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scta_lite").rglob("*.py")}
-    tables = {f"scta_lite/published/{name}.csv" for name in ("runs", "epoch_losses", "claims")}
+    modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("scta_l*/**/*.py")}
+    tables = {f"scta_lite/published/{name}.csv" for name in ("runs", "epoch_losses", "claims", "statements")}
     assert names == modules | tables | {"scta_lite/scta.mplstyle"}
 
 

@@ -6,9 +6,10 @@ runs/bench, and those that are there are not run again; `tools/bench.py DIR` kee
 
 import sys
 
-from scta_lite import PAPER, Spec, sweep
-from scta_lite.files import ROOT
-from scta_lite.runs.table import ratios
+from scta_lab import Spec, sweep
+from scta_lab.base.files import ROOT
+from scta_lab.run.table import ratios
+from scta_lite import PAPER
 
 METHODS = [  # method, optimizer, then steps and rounds up to V = 200K, and at 1M; a third of the steps warms up
     ("backbone", "dense", (30, 5), (30, 5)),

@@ -26,13 +26,15 @@ import torch
 from build_notebooks import smaller
 from matplotlib.figure import Figure
 
-from scta_lite import figures, load_runs, published_runs, quality
+from scta_lab import load_runs
+from scta_lab.base.files import ROOT
+from scta_lab.base.words import arguments
+from scta_lab.run.result import Result, read
+from scta_lab.run.table import add_speedup, ratios
+from scta_lab.study import labels, quality
+from scta_lab.study.claims import claims
+from scta_lite import figures, published_runs
 from scta_lite.checks import printable
-from scta_lite.claims import claims
-from scta_lite.files import ROOT
-from scta_lite.runs.result import Result, read
-from scta_lite.runs.settings import arguments
-from scta_lite.runs.table import add_speedup, ratios
 
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = [ROOT / name for name in re.findall(r"^\| \[\w+\]\((notebooks/\w+\.ipynb)\)", README, re.M)]  # in its order
@@ -206,7 +208,7 @@ def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
             source.startswith("def draw") or (not cell.outputs and len(source.splitlines()) > 14)
         ):
             tags.append("hide-input")
-        if "figures.interactive(" in source:
+        if "interactive(" in source:
             tags.append("remove-cell")  # it needs a kernel: explore.md has those that do not
         if "image/png" in kinds:
             cell.metadata["mystnb"] = {"image": {"alt": finding(book.cells[n + 1])}}
@@ -339,7 +341,7 @@ def quality_chooser(folder: Path) -> str:
             said = ", ".join(f"{row} {ends[row]:{form}}" for row in order)
             says = f"{label} on validation text, V = {view.vocab:,}. After {view.name}, best first: {said}."
             for x in ("steps", "seconds"):
-                kept.add(f"{at}|{metric}|{x}", figures.quality(runs, metric, x), f"Against {x}: {says}")
+                kept.add(f"{at}|{metric}|{x}", labels.quality(runs, metric, x), f"Against {x}: {says}")
     choices = {"V and length": {at: f"V = {view.vocab:,}, {view.name}" for at, view in views.items()},
                "Metric": metrics, "Against": {"steps": "steps", "seconds": "seconds"}}  # fmt: skip
     return control("quality", choices, kept.frames)

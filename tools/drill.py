@@ -30,9 +30,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from scta_lite import Spec, load_runs, sweep, train
-from scta_lite.files import ROOT, replace_file
-from scta_lite.runs.settings import arguments
+from scta_lab import Spec, load_runs, sweep, train
+from scta_lab.base.files import ROOT, replace_file
+from scta_lab.base.words import arguments
 
 TABLE = ROOT / "data" / "results" / "drill.csv"
 SPEC = Spec(method="semantic_prior", vocab=20_000, corpus="zipf", device="cpu", threads=1, optimizer="rows", steps=200,

@@ -39,11 +39,14 @@ import torch
 import torch.nn.functional as F
 from gpu_checks import checks
 
-from scta_lite import PAPER, Spec, cost, cross_entropy, figures, published_runs, semantic_loss, sweep, text, train
-from scta_lite.files import ROOT, replace_file, writable
-from scta_lite.runs import machine
-from scta_lite.runs.table import ratios
-from scta_lite.sweep import is_done
+from scta_lab import Spec, sweep, text, train
+from scta_lab.base import machine
+from scta_lab.base.files import ROOT, replace_file, writable
+from scta_lab.judge import cost
+from scta_lab.run.processes import is_done
+from scta_lab.run.table import ratios
+from scta_lite import PAPER, cross_entropy, figures, published_runs, semantic_loss
+from scta_lite.timing import finish
 
 BENCH = [  # method, optimizer, whether a step is a CUDA graph
     ("ce", "dense", False), ("semantic", "dense", False), ("semantic", "rows", False), ("semantic", "rows", True),
@@ -224,10 +227,10 @@ def _timed(loss: Callable, inputs: tuple, device: torch.device, repeats: int) ->
     times = []
     try:
         for _ in range(repeats):
-            machine.finish(device)
+            finish(device)
             began = perf_counter()
             torch.autograd.grad(loss(*inputs), inputs)
-            machine.finish(device)
+            finish(device)
             times.append(1e3 * (perf_counter() - began))
     except Exception as error:  # of a kernel that is not ours
         return {"ms": None, "reason": f"{type(error).__name__}: {error}"[:200]}

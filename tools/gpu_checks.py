@@ -7,20 +7,26 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from scta_lite import RowAdamW, Spec, VocabTable, cross_entropy, semantic_loss, text, train
-from scta_lite.decode import Approximate, Exact
-from scta_lite.loop import Training, _batches
-from scta_lite.losses import log_uniform, uniform, weighted
-from scta_lite.model import LanguageModel
-from scta_lite.runs import machine
-from scta_lite.runs.spec import METHODS
-from scta_lite.tables import distinct_unsorted
+from scta_lab import Spec, text, train
+from scta_lab.base import machine
+from scta_lab.base.spec import METHODS
+from scta_lab.judge.decode import Approximate, Exact
+from scta_lab.methods.samplers import weighted
+from scta_lab.run.capture import CapturedRun
+from scta_lab.run.hooks import Checkpoint
+from scta_lab.run.loop import LabRun
+from scta_lite import RowAdamW, VocabTable, cross_entropy, semantic_loss
+from scta_lite.losses import log_uniform, uniform
+from scta_lite.rows.table import distinct_unsorted
+from scta_lite.timing import finish
+from scta_lite.train import fit
 
 EXACT, SINGLE = 1e-10, 2e-4  # the most that float64 and float32 may be off
 WAITS = ("adaptive",)  # torch's clusters ask which of them are used
@@ -142,13 +148,13 @@ def moving(device: torch.device) -> Found:
     for kind in ("dense", "rows"):
         spec = _small("semantic", device, optimizer=kind, steps=12)
         there, here = (_training(spec, on) for on in (device, torch.device("cpu")))
-        batches = _batches(spec, there.examples, device, 0)
+        batches = there.batches()
         for _ in range(5):
-            there._step(batches)
+            there.step(batches)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the negatives go on from a new seed
-            there.save(Path(folder, "state"))
-            here.resume(Path(folder, "state"))
+            Checkpoint(Path(folder, "state")).save(there)
+            Checkpoint(Path(folder, "state")).restore(here)
         of_both = (list(each.model.state_dict().values()) for each in (there, here))
         apart = _apart(*([w.cpu() for w in weights] for weights in of_both))
         yield f"weights of a checkpoint on the CPU, {kind}", apart, 1e-6
@@ -181,12 +187,12 @@ def waiting(device: torch.device) -> Found:
         for kind in ("dense", "rows")[: 1 if method == "backbone" else 2]:
             spec = _small(method, device, optimizer=kind, steps=20, clip=1.0)
             training = _training(spec, device)
-            batches, waits = _batches(spec, training.examples, device, 0), 0
+            batches, waits = training.batches(), 0
             for step in range(13):
                 if step == 3 and device.type == "cuda":  # what is made once is there
                     torch.cuda.set_sync_debug_mode("error")
                 try:
-                    training._step(batches)
+                    training.step(batches)
                 except RuntimeError as error:
                     if "synchronizing" not in str(error):
                         raise
@@ -195,7 +201,7 @@ def waiting(device: torch.device) -> Found:
                 finally:
                     if device.type == "cuda" and (waits or step == 12):
                         torch.cuda.set_sync_debug_mode("default")
-            machine.finish(device)
+            finish(device)
             known = method in WAITS and device.type == "cuda"
             yield f"{method} on {kind}: {'does not wait' if known else 'waits'}", abs(waits - known), 0
 
@@ -213,16 +219,16 @@ def captured(device: torch.device) -> Found:
             for capture in (False, True):
                 spec = _small(method, device, capture=capture, **settings)
                 training = _training(spec, device)
-                training.run()
-                assert (training.graph is not None) is capture
+                fit(training)
+                assert (getattr(training, "graph", None) is not None) is capture
                 made.append([training.losses.cpu(), *(w.cpu() for w in training.model.state_dict().values())])
             yield f"captured {method} on {kind}: losses and weights", _apart(*made), 5e-5
 
 
-def _training(spec: Spec, device: torch.device) -> Training:
+def _training(spec: Spec, device: torch.device) -> LabRun:
     examples = text.load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
-    torch.manual_seed(0)
-    return Training(spec, LanguageModel(spec, examples.counts).to(device), examples)
+    kind = CapturedRun if spec.capture else LabRun
+    return kind(replace(spec, device=str(device)), examples)
 
 
 def _small(method: str, device: torch.device, **changes) -> Spec:

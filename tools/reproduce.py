@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from scta_lite import Result, train
-from scta_lite.files import ROOT
-from scta_lite.runs import machine
-from scta_lite.runs.result import read
+from scta_lab import Result, train
+from scta_lab.base import machine
+from scta_lab.base.files import ROOT
+from scta_lab.run.result import read
 
 TOLD = {  # of a run's file
     "machine": "machine", "torch": "host.torch", "threads": "host.threads", "text": "fingerprint", "status": "status",

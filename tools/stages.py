@@ -27,8 +27,9 @@ import torch
 from study import HIGH, LOW, MID, PRIOR, Run, row, saved, scheduled
 from tqdm import tqdm
 
-from scta_lite import PAPER, Spec, decode, load, text
-from scta_lite.files import ROOT, replace_file
+from scta_lab import Spec, decode, load, text
+from scta_lab.base.files import ROOT, replace_file
+from scta_lite import PAPER
 
 PUBLISHED = "SEMANTIC as published"
 STEPS = {  # of both stages

@@ -42,11 +42,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from scta_lite import PAPER, Spec, evaluate, load, sweep, text
-from scta_lite.evaluate import HeldOut
-from scta_lite.files import ROOT, replace_file
-from scta_lite.ngram import KneserNey
-from scta_lite.runs.settings import arguments
+from scta_lab import Spec, evaluate, load, sweep, text
+from scta_lab.base.files import ROOT, replace_file
+from scta_lab.base.words import arguments
+from scta_lab.judge.evaluate import HeldOut
+from scta_lab.judge.ngram import KneserNey
+from scta_lite import PAPER
 
 LOW, MID, HIGH = VOCABS = (8_192, 50_000, 200_000)
 TUNED_STEPS, TRIALS = 400, {LOW: 10, MID: 6, HIGH: 6}

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scta_lite import VocabTable, decode, load, text
-from scta_lite.files import writable
-from scta_lite.model import LanguageModel
+from scta_lab import decode, load, text
+from scta_lab.base.files import writable
+from scta_lab.methods.model import LanguageModel
+from scta_lite import VocabTable
 
 
 class Step(nn.Module):

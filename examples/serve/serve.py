@@ -19,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from scta_lite.text.vocabulary import Vocabulary
+from scta_lab.text.vocabulary import Vocabulary
 
 LONGEST = 2_000  # characters of a text that is read
 
@@ -53,7 +53,9 @@ class Server:
         state = torch.zeros(1, self.config["hidden"])
         for i in self.vocabulary.encode(text).tolist():
             query, state = self.step(torch.tensor([i]), state)
-        square = self.config["longest"]  # as scta_lite.decode.Approximate stretches a query, and reads its distances
+        square = self.config[
+            "longest"
+        ]  # as scta_lab.judge.decode.Approximate stretches a query, and reads its distances
         stretch = (square / query.square().sum().clamp_min(1e-12)).sqrt()
         distances, ids = self.index.search(F.pad(stretch * query, (0, 1)).numpy(), k)
         scores = (square - torch.from_numpy(distances[0]) / 2) / stretch

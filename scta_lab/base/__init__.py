@@ -1,0 +1,1 @@
+"""The whole Spec, words of the command line, machine, files, weights."""

@@ -1,0 +1,264 @@
+"""What a run of the laboratory is: the paper's Spec, and seven groups of settings that go beyond it.
+
+Each group is a dataclass with the rules that concern it. `Spec` is all of them together, flat: neither
+a run's file nor its id knows the groups.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import scta_lite.spec as paper
+
+SCHEDULES = ("constant", "linear", "cosine")
+END = 0.1  # what linear and cosine end at, of the learning rate
+EXACT = ("ce", "ce_chunked", "ce_lowrank")  # methods that score all V tokens at every position
+SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # that score a sample of the tokens
+METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
+SAMPLERS = ("uniform", "log_uniform", "unigram", "unigram^0.75", "in_batch")
+BACKBONES = ("gru", "transformer")
+SHAPE = ("hidden", "input_dim", "backbone", "layers", "heads", "mlp_ratio")  # what the backbone is
+# Defaults that depend on the backbone, and on the method: the paper's plain reading, and what serves
+# two methods better.
+BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}
+PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
+TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
+MAX_CHARACTERS = 64_000_000  # of a text that are used, unless more are asked for
+MOST_THREADS = 1024  # torch ends without a word where the system cannot start so many
+CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is 1 at V = 200K
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What is read."""
+
+    corpus: str = "installed"  # or "zipf", or the path of text (a file or a folder) or of .npy ids
+    max_characters: int = MAX_CHARACTERS  # after which no further document is read
+
+    def check_text(self) -> None:
+        self.name("corpus")
+        self.integer("max_characters", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """When quality is measured, and on how much held-out text."""
+
+    evaluate: bool = False  # metrics over the full vocabulary, after one epoch or more
+    eval_every: int | None = None  # steps between looks at the validation half of the held-out text
+    eval_examples: int = 256  # held-out examples that are read, at most
+
+    def check_looks(self) -> None:
+        self.one_of("evaluate", (True, False))
+        self.integer("eval_every", 1, or_none=True)
+        self.integer("eval_examples", 1)
+        looks = self.eval_every is None or self.evaluate
+        self.require("eval_every", looks, "None without evaluate=True")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the learning rates go, and when a run ends early."""
+
+    table_lr: float | None = None  # of the parameters with a row for each token; None: lr
+    schedule: str = "constant"  # after the warm-up and until the last step
+    warmup: int = 0  # steps in which the rates rise to their values in a straight line
+    clip: float | None = None  # the greatest norm of all gradients together
+    budget_s: float | None = None  # seconds after which a run stops, once four steps are done
+
+    def check_schedule(self) -> None:
+        self.positive("table_lr", or_none=True)
+        self.one_of("schedule", SCHEDULES)
+        self.integer("warmup", 0)
+        self.positive("clip", or_none=True)
+        self.positive("budget_s", or_none=True)
+        steps = self.steps or self.steps_total
+        self.require("warmup", self.warmup < steps, "fewer than the steps of the run")
+        clips_sparse = self.clip is not None and self.optimizer == "sparse"
+        expected = "None with optimizer='sparse', which torch cannot clip"
+        self.require("clip", not clips_sparse, expected)
+
+    def rate(self, step: int) -> float:
+        """What the learning rates are multiplied by in a step, counted from 1.
+
+        Up to `warmup` it is step/warmup. Then x rises to 1 in the run's last step, and the factor is
+        1, or with e = 0.1 it is 1 - (1-e) x ("linear"), or e + (1-e) (1 + cos πx)/2 ("cosine").
+
+        >>> spec = Spec(method="ce", vocab=9, steps=110, warmup=10, schedule="cosine")
+        >>> [round(spec.rate(step), 3) for step in (1, 10, 60, 110)]
+        [0.1, 1.0, 0.55, 0.1]
+        """
+        if step <= self.warmup:
+            return step / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        steps = self.steps or self.steps_total
+        x = (step - self.warmup) / (steps - self.warmup)
+        left = 1 - x if self.schedule == "linear" else (1 + math.cos(math.pi * x)) / 2
+        return END + (1 - END) * left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """What reads the embeddings."""
+
+    input_dim: int | None = None  # width of the input embeddings, from which a matrix leads to d
+    backbone: str = "gru"  # of one layer, as in the paper; or "transformer"
+    layers: int | None = None  # blocks of the transformer
+    heads: int | None = None  # attention heads of each block
+    mlp_ratio: int | None = None  # width of a block's MLP over d
+
+    def check_backbone(self) -> None:
+        self.one_of("backbone", BACKBONES)
+        for name in ("input_dim", *BLOCKS):
+            self.integer(name, 1, or_none=True)
+        if self.backbone == "gru":
+            for name in BLOCKS:
+                self.require(name, getattr(self, name) is None, "None with backbone='gru'")
+            return
+        even = "an even number with backbone='transformer', which turns pairs of it"
+        self.require("hidden", self.hidden % 2 == 0, even)
+        divides = f"a number that divides hidden={self.hidden} into heads of an even width"
+        self.require("heads", self.hidden % (2 * self.heads) == 0, divides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The losses beside the paper's two, and what the paper leaves open of its own."""
+
+    sampler: str | None = None  # q, from which negatives are drawn with replacement
+    shared: int | None = None  # S, negatives shared by all positions; 0: each position has K
+    init_std: float | None = None  # of the semantic table; 1 is torch's default for embeddings
+    mask_hits: bool = False  # leave out a negative that is the target itself
+    scores: str = "cosine"  # products of unit vectors; "dot": of vectors as they are
+    log_unigram: bool = False  # add the training text's log unigram to the scores
+
+    def check_head(self) -> None:
+        self.one_of("sampler", SAMPLERS)
+        self.integer("shared", 0)
+        self.one_of("mask_hits", (True, False))
+        self.one_of("scores", ("cosine", "dot"))
+        self.one_of("log_unigram", (True, False))
+        method, first_stage = self.method, not self.token_head
+        of_both = f"method={method!r}, token_head={self.token_head!r}"
+        if self.log_unigram:
+            has_bias = first_stage and method in (*EXACT, "sampled_softmax")
+            self.require("log_unigram", has_bias, f"False with {of_both}")
+        if self.scores == "dot":
+            has_vectors = first_stage and method in ("ce_lowrank", *SAMPLED)
+            self.require("scores", has_vectors, f"cosine with {of_both}")
+        if method == "semantic_prior":
+            kept = "False for method='semantic_prior', whose estimate needs the hits"
+            self.require("mask_hits", not self.mask_hits, kept)
+        if method in SAMPLED and self.sampler == "in_batch":
+            others = "another, as a batch of one position has no other targets"
+            self.require("sampler", self.positions >= 2, others)
+        if method == "adaptive":
+            sizes = "vocab from 20 and hidden from 16 up, for its clusters"
+            self.require("method", self.vocab >= 20 and self.hidden >= 16, sizes)
+        if method == "backbone":
+            alone = "optimizer='dense' and evaluate=False: it has no table or head"
+            self.require("method", self.optimizer == "dense" and not self.evaluate, alone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondStage:
+    """The paper's alignment; the other settings are then those of the first stage."""
+
+    stage1: str | None = None  # file <run id>.safetensors, from whose model this one begins
+    token_head: str | None = None  # how a new head begins, and over what; None: stage 1 goes on
+    sampled_head: bool = False  # train it by sampled softmax over S shared negatives
+    freeze: bool = False  # train that head alone (option A), not all (option B)
+
+    def check_second_stage(self) -> None:
+        self.name("stage1", or_none=True)
+        self.one_of("token_head", ("random", "normalised", "plain"), or_none=True)
+        self.one_of("sampled_head", (True, False))
+        self.one_of("freeze", (True, False))
+        if self.token_head:
+            self.require("token_head", self.stage1 is not None, "None without stage1")
+            firsts = f"the first stage's, one of {', '.join(SAMPLED)}"
+            self.require("method", self.method in SAMPLED, firsts)
+        for name in ("sampled_head", "freeze"):
+            needless = not getattr(self, name) or self.token_head is not None
+            self.require(name, needless, "a token_head with it")
+        shared = not self.sampled_head or self.shared > 0
+        self.require("shared", shared, "an integer from 1 up for a sampled_head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How it is run, which changes no loss beyond rounding."""
+
+    capture: bool = False  # do the steps on a GPU as one CUDA graph, captured once
+    threads: int | None = None  # of the CPU; by default torch's choice
+
+    def check_machine(self) -> None:
+        self.one_of("capture", (True, False))
+        self.integer("threads", 1, MOST_THREADS, or_none=True)
+        if self.capture:
+            fixed = self.method != "adaptive" and self.optimizer != "sparse"
+            given = f"method={self.method!r}, optimizer={self.optimizer!r}"
+            self.require("capture", fixed, f"False with {given}, whose work depends on the data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Spec):
+    """One run, whole. Equal Specs train equal models on one processor, but for a budget of seconds.
+
+    On a GPU equal but for last digits: there torch adds some gradients in no fixed order.
+
+    ValueError names a bad argument.
+
+    >>> Spec(method="semantic_prior", vocab=50_000).sampler
+    'unigram'
+    """
+
+    METHODS: ClassVar[tuple[str, ...]] = METHODS
+    OPTIMIZERS: ClassVar[tuple[str, ...]] = ("dense", "rows", "sparse")
+    PRECISIONS: ClassVar[tuple[str, ...]] = ("float32", "tf32", "bfloat16")
+
+    def __post_init__(self):
+        for name in (*PLAIN, *BLOCKS):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.default(name))
+        self.check_paper()
+        self.check_text()
+        self.check_looks()
+        self.check_schedule()
+        self.check_backbone()
+        self.check_second_stage()
+        self.check_head()
+        self.check_machine()
+
+    def check_negatives(self) -> None:
+        """K below V, where each position has its own."""
+        if self.method in SAMPLED and self.shared == 0:
+            fewer = f"fewer than vocab={self.vocab}"
+            self.require("negatives", self.negatives < self.vocab, fewer)
+
+    def default(self, name: str) -> Any:
+        """The setting's default, which for some depends on the method or on the backbone."""
+        if name in BLOCKS:
+            return BLOCKS[name] if self.backbone == "transformer" else None
+        if name in PLAIN:
+            tuned = self.method in ("sampled_softmax", "semantic_prior")
+            return (TUNED if tuned else PLAIN)[name]
+        return super().default(name)
+
+    def run_id(self, fingerprint: str) -> str:
+        """As the paper's Spec has it; a text counts by its fingerprint, a first stage by its run id.
+
+        >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
+        'ce-50000-8d6f397c'
+        """
+        settings = {**self.changes(), "corpus": fingerprint}
+        if self.stage1:
+            settings["stage1"] = Path(self.stage1).stem
+        return self.named(settings)
+
+
+def adaptive_cutoffs(vocab: int) -> list[int]:
+    """Where the adaptive softmax's clusters begin, by rank: the first 1% of the ids, the next 9%."""
+    return sorted({max(1, vocab // 100), max(1, vocab // 10)})

@@ -1,0 +1,1 @@
+"""What tells how good, how sure and how costly: metrics, n-grams, uncertainty, decoding, cost."""

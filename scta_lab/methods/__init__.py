@@ -1,0 +1,1 @@
+"""Heads, samplers, backbones, second stages, and the model of these."""

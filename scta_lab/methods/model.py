@@ -1,0 +1,58 @@
+"""The language model of the paper: an embedding table, a backbone, in the paper a GRU, and one of the heads."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from scta_lab.base.spec import Spec
+from scta_lab.methods.backbone import BACKBONES, Cache
+from scta_lab.methods.heads import HEADS, TABLES, TokenHead
+
+
+class Untrained(nn.Embedding):
+    """An embedding table whose rows get a gradient and keep their values: the input of the backbone alone."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight.detach()).requires_grad_()
+
+
+class LanguageModel(nn.Module):
+    """Embedding (V, d), the backbone of width d that `spec.backbone` names, and the head of `spec.method`, or a second
+    stage's. With `spec.input_dim` the embedding is that narrow, and a matrix leads from it to d.
+
+    With `spec.optimizer` "rows" the input table, and a sampling head's, are VocabTables. `counts`: (V,), how often each
+    token comes in training, for the heads that use it. The input table of "backbone" is not trained.
+    """
+
+    def __init__(self, spec: Spec, counts: Tensor | None = None):
+        super().__init__()
+        self.vocab = spec.vocab
+        table = Untrained if spec.method == "backbone" else TABLES["dense" if spec.freeze else spec.optimizer]
+        self.embed = table(spec.vocab, spec.input_dim or spec.hidden)
+        self.widen = nn.Linear(spec.input_dim, spec.hidden, bias=False) if spec.input_dim else nn.Identity()
+        self.backbone = BACKBONES[spec.backbone](spec)
+        self.head = (TokenHead if spec.token_head else HEADS[spec.method])(spec, counts)
+        if spec.freeze:
+            self.requires_grad_(False)
+            self.head.table.requires_grad_(True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Hidden states (B, T, d) of ids (B, T)."""
+        return self.backbone(self.widen(self.embed(ids)))[0]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def loss(self, ids: Tensor, generator: Generator | None = None) -> Tensor:
+        """Mean loss in nats of predicting ids[:, t+1] from ids[:, :t+1]; ids: (B, T)."""
+        return self.head.loss(*self.positions(ids), generator)
+
+    def positions(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, d) and their targets (N,), N = B (T - 1); ids: (B, T)."""
+        return self(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()
+
+    def advance(self, ids: Tensor, state: Tensor | list[Cache] | None = None) -> tuple[Tensor, Tensor | list[Cache]]:
+        """The hidden state (B, d) after reading ids (B, T) from a state, and the backbone's state to go on from."""
+        hidden, state = self.backbone(self.widen(self.embed(ids)), state)
+        return hidden[:, -1], state

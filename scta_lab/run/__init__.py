@@ -1,0 +1,1 @@
+"""One run from its Spec to its file, and many runs."""

@@ -1,0 +1,201 @@
+"""What looks on while a model trains, and may end it. The loop knows none of these."""
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer, SparseAdam
+
+from scta_lab.base import machine, weights
+from scta_lab.base.files import set_aside
+from scta_lab.judge.evaluate import HeldOut
+from scta_lab.run.loop import LabRun
+from scta_lite.rows import RowAdamW
+from scta_lite.timing import finish
+
+Progress = Callable[[int, int, float | None], None]  # step, steps, loss
+SHOW_EVERY = 1.0  # seconds
+FORMAT = "3"  # of checkpoints: what they hold, and under which names
+LEAST_STEPS = 4  # that a budget leaves
+
+
+def warm_peak(run: LabRun) -> None:
+    """Forgets the peak of a GPU's memory after the first step, in which libraries choose their kernels."""
+    if len(run.timer.steps) == 1 and run.device.type == "cuda":
+        machine.reset_peak_memory(run.device)
+
+
+class Watch:
+    """Looks about once a second at the loss whose copy began at the look before: nothing waits for a GPU.
+
+    Reports step, steps and that loss, and ends the training once the loss is not finite.
+    """
+
+    def __init__(self, progress: Progress | None, device: torch.device):
+        self.progress, self.next = progress, perf_counter()
+        self.loss = torch.zeros(1, pin_memory=device.type == "cuda")
+        self.copied = False
+
+    def __call__(self, run: LabRun) -> bool:
+        steps = len(run.losses)
+        if perf_counter() < self.next and run.done < steps:
+            return False
+        self.next = perf_counter() + SHOW_EVERY
+        loss = self.loss.item() if self.copied else None
+        self.loss.copy_(run.losses[run.done - 1 : run.done], non_blocking=True)
+        self.copied = True
+        if self.progress is not None:
+            self.progress(run.done, steps, loss)
+        return loss is not None and not math.isfinite(loss)
+
+
+def budget(run: LabRun) -> bool:
+    """Ends the training after the Spec's seconds, once a few steps are done."""
+    seconds = run.spec.budget_s
+    return seconds is not None and run.done >= LEAST_STEPS and run.clock.seconds() > seconds
+
+
+class Looks:
+    """Measures quality on the validation half at the Spec's marks; `last` once more at the end."""
+
+    def __init__(self, held: HeldOut | None):
+        self.held = held
+
+    def __call__(self, run: LabRun) -> None:
+        every, ended = run.spec.eval_every, run.done == len(run.losses)
+        if every is not None and run.done % every == 0 and not ended:
+            self.look(run)
+
+    def last(self, run: LabRun) -> None:
+        """After the last step: where looks were asked for, or an epoch or more was run."""
+        looked = bool(run.validation) and run.validation[-1]["step"] == run.done
+        finite = run.losses[: run.done].isfinite().all().item()
+        if finite and not looked and (run.spec.eval_every or run.done >= run.spec.epoch_steps):
+            self.look(run)
+
+    def look(self, run: LabRun) -> None:
+        """Without the memory for it the training goes on, and looks no more."""
+        if self.held is None:
+            return
+        finish(run.device)  # what the host has only queued is training too
+        seconds = run.clock.seconds()
+        with run.clock.paused():
+            run.peak_bytes = run.peak()["peak_memory_bytes"]
+            try:
+                found = self.held.to(run.model.device).look(run.model)
+                run.validation.append({"step": run.done, "seconds": seconds, **found})
+            except (MemoryError, RuntimeError) as error:
+                if not machine.is_out_of_memory(error):
+                    raise
+                where = f"after step {run.done}: {error}"
+                warnings.warn(f"no memory was left to measure quality {where}", stacklevel=2)
+                self.held = None
+            machine.reset_peak_memory(run.device)  # a look's memory is not the training's
+
+
+class Checkpoint:
+    """Writes all that the next step depends on, every so many seconds of training; `restore` goes back."""
+
+    def __init__(self, path: Path, every_s: float = 600):
+        self.path, self.every_s = path, every_s
+        self.saved = 0.0  # seconds of training
+
+    def __call__(self, run: LabRun) -> None:
+        seconds = run.clock.seconds()
+        if seconds - self.saved < self.every_s or run.done == len(run.losses):
+            return
+        with run.clock.paused():
+            try:
+                self.save(run)
+            except OSError as error:  # a full disk: the last checkpoint is still there
+                warnings.warn(f"{error}; the training goes on", stacklevel=2)
+        self.saved = seconds
+
+    def save(self, run: LabRun) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        state = {"done": run.done, "seconds": run.clock.seconds(), "validation": run.validation}
+        header = {
+            "format": FORMAT,
+            "spec": json.dumps(asdict(run.spec)),
+            "id": run.spec.run_id(""),
+            "state": json.dumps(state),
+        }
+        tensors = {"losses": run.losses[: run.done], "generator": run.generator.get_state()}
+        for name, parameter in run.model.named_parameters():
+            tensors[f"model.{name}"] = parameter.detach()
+        for i, optimizer in enumerate(run.optimizers):
+            for name, x in snapshot(optimizer).items():
+                tensors[f"optimizer{i}.{name}"] = x
+        weights.write(self.path, tensors, header)
+
+    def restore(self, run: LabRun) -> None:
+        """Puts the run where it was; ValueError for a checkpoint of another version, or another Spec.
+
+        A damaged one is set aside, and the run begins anew.
+        """
+        try:
+            tensors, header = weights.read(self.path)
+        except ValueError as error:
+            aside = set_aside(self.path).name
+            warnings.warn(f"{error}; it is {aside} now, and the run begins anew", stacklevel=2)
+            return
+        name = self.path.name
+        if header.get("format") != FORMAT:  # what it holds under other names would be missing
+            expected = "expected none, to begin again"
+            raise ValueError(f"checkpoint={name!r}: of an earlier version; {expected}")
+        if header["id"] != run.spec.run_id(""):  # which counts a first stage wherever it lies
+            raise ValueError(f"checkpoint={name!r}: of the Spec {header['spec']}; expected {run.spec}")
+        state = json.loads(header["state"])
+        run.done, run.validation = state["done"], state["validation"]
+        run.clock.set(state["seconds"])
+        self.saved = state["seconds"]
+        self._restore_generator(run, tensors["generator"])
+        with torch.no_grad():
+            run.losses[: run.done] = tensors["losses"]
+            for name, parameter in run.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+        for i, optimizer in enumerate(run.optimizers):
+            put_back(optimizer, _with_prefix(tensors, f"optimizer{i}."))
+
+    def _restore_generator(self, run: LabRun, state: Tensor) -> None:
+        if len(state) == len(run.generator.get_state()):
+            run.generator.set_state(state)
+            return
+        run.generator.manual_seed(run.spec.seed + run.done)  # a GPU's for a CPU, or the reverse
+        kind = f"{self.path.name} is of another kind of device"
+        warnings.warn(f"{kind}: its negatives go on from a new seed", stacklevel=3)
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+
+
+def snapshot(optimizer: Optimizer) -> dict[str, Tensor]:
+    """All that an optimizer keeps, in one flat dictionary of tensors; `put_back` is the way back."""
+    if isinstance(optimizer, RowAdamW):
+        return optimizer.snapshot()
+    tensors = {}
+    for i, state in optimizer.state_dict()["state"].items():
+        for key, x in state.items():
+            tensors[f"{i}.{key}"] = torch.as_tensor(x)
+    return tensors
+
+
+def put_back(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Gives an optimizer over the same parameters what `snapshot` gave."""
+    if isinstance(optimizer, RowAdamW):
+        optimizer.restore(tensors)
+        return
+    state: dict[int, dict] = {}
+    for name, x in tensors.items():
+        i, _, key = name.partition(".")
+        counts = key == "step" and isinstance(optimizer, SparseAdam)  # by a number of Python
+        state.setdefault(int(i), {})[key] = int(x) if counts else x
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,173 @@
+"""The paper's loop with what the laboratory adds to a step: a schedule of the rates, and clipping.
+
+What only looks on while a model trains are hooks (`scta_lab.run.hooks`).
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW, Optimizer, SparseAdam
+
+from scta_lab.base import machine
+from scta_lab.base.spec import Spec
+from scta_lab.methods.model import LanguageModel
+from scta_lab.run.clock import Clock
+from scta_lab.run.result import loss_summary
+from scta_lab.text import Examples
+from scta_lite.rows import RowAdamW, VocabTable
+from scta_lite.timing import finish
+from scta_lite.train import Run
+
+READ = 256  # steps whose examples are read from the disk at a time
+
+
+class LabRun(Run):
+    """A run under way, of any method. `make_optimizers` needs the model; `counts`, (V,), make it."""
+
+    data: Examples
+    spec: Spec
+
+    def __init__(self, spec: Spec, data: Examples):
+        super().__init__(spec, data)
+        self.clock = Clock(self.device)
+        self.validation: list[dict] = []  # what looks at quality measured
+        self.peak_bytes = 0  # of memory, before the last look
+
+    def make_model(self) -> LanguageModel:
+        return begun(self.spec, self.data.counts, machine.device(self.spec.device))
+
+    def make_optimizers(self) -> list[Optimizer]:
+        return optimizers(self.spec, self.model)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Examples (B, T) of the steps that are left, as the paper's loop has them, read in blocks."""
+        spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
+        for epoch in range(spec.epochs):
+            order = torch.randperm(spec.examples, generator=generator)
+            used = order[: spec.epoch_steps * spec.batch] % len(self.data)  # too few are used again
+            done = max(0, self.done - epoch * spec.epoch_steps)
+            for block in used.view(-1, spec.batch)[done:].split(READ):
+                examples = self.data.rows(block.flatten(), self.device)
+                yield from examples.view(-1, spec.batch, spec.seq_len)
+
+    def update(self, ids: Tensor) -> Tensor:
+        self.set_rates()
+        return self.work(ids)
+
+    def work(self, ids: Tensor) -> Tensor:
+        """What the device does in a step, of examples (B, T); the loss."""
+        loss = self.gradients(ids)
+        if self.spec.clip:
+            rows = [row for table in self.table_optimizers() for row in table.touched()]
+            clip_grad_norm_([*self.model.parameters(), *rows], self.spec.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.timer.mark("optimizer")
+        return loss
+
+    def set_rates(self) -> None:
+        """The learning rates of the step that is being done, by the Spec's schedule."""
+        factor = self.spec.rate(self.done + 1)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                set_rate(group, factor)
+
+    def table_optimizers(self) -> list[RowAdamW]:
+        return [optimizer for optimizer in self.optimizers if isinstance(optimizer, RowAdamW)]
+
+    def measured(self) -> dict:
+        """The Result's fields that the steps measured."""
+        steps = self.timer.summary()  # waits until the last step is done
+        for table_optimizer in self.table_optimizers():
+            table_optimizer.flush()
+        finish(self.device)  # what brings the rows up to date is of the training too
+        seconds = self.clock.seconds()
+        whole = len(self.timer.steps) == self.done  # of a resumed run the energy is not known whole
+        joules = self.clock.joules() if whole else None
+        losses = self.losses[: self.done].tolist()
+        return {
+            **times(self.spec, steps, self.done, seconds),
+            **self.peak(),
+            **loss_summary(losses, self.spec),
+            "energy_joules": joules,
+            "validation": self.validation,
+            **failure(losses, len(self.losses)),
+        }
+
+    def peak(self) -> dict:
+        """The peak of memory since it was last reset, no less than before."""
+        peak, of = machine.peak_memory(self.device)
+        return {"peak_memory_bytes": max(peak, self.peak_bytes), "peak_memory_of": of}
+
+
+def begun(spec: Spec, counts: Tensor | None, device: torch.device) -> LanguageModel:
+    """The model as the seed draws it; the caller's own random numbers go on as they would have."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(spec.seed)
+        return LanguageModel(spec, counts).to(device)
+
+
+def optimizers(spec: Spec, model: LanguageModel) -> list[Optimizer]:
+    """AdamW for the dense parameters, then RowAdamW or SparseAdam for the tables of which it sees rows."""
+    settings = {"betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+    table_lr = spec.table_lr or spec.lr
+    sparse = [module.weight for module in model.modules() if getattr(module, "sparse", False)]
+    per_token = {id(weight) for weight in [model.embed.weight, *model.head.per_token()]}
+    dense = [p for p in model.parameters() if all(p is not weight for weight in sparse)]
+    groups = [
+        {"params": [p for p in dense if id(p) not in per_token], "lr": spec.lr},
+        {"params": [p for p in dense if id(p) in per_token], "lr": table_lr},
+    ]
+    if spec.capture:  # a graph reads its rates on the device
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=model.device)
+    plain = AdamW(groups, lr=spec.lr, fused=True, capturable=spec.capture, **settings)
+    tables = [module for module in model.modules() if isinstance(module, VocabTable)]
+    if tables:
+        return [plain, RowAdamW(tables, lr=table_lr, **settings)]
+    if sparse:
+        return [plain, SparseAdam(sparse, lr=table_lr, betas=spec.betas, eps=spec.eps)]
+    return [plain]
+
+
+def set_rate(group: dict, factor: float) -> None:
+    """The rate of a group of parameters, as a multiple of the one that it began with."""
+    initial = group.setdefault("initial_lr", float(group["lr"]))
+    if isinstance(group["lr"], Tensor):  # which a graph reads
+        group["lr"].fill_(factor * initial)
+    else:
+        group["lr"] = factor * initial
+
+
+def times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
+    """Times; a whole training's seconds are extrapolated where fewer steps were run."""
+    whole = steps_run == spec.steps_total
+    if not whole:
+        seconds = measured["step_ms"] * spec.steps_total / 1e3
+    return {
+        "steps_run": steps_run,
+        **{name: value for name, value in measured.items() if name != "graph_ms"},
+        "seconds": seconds,
+        "extrapolated": not whole,
+        "tokens_per_s": spec.positions * spec.steps_total / seconds,
+        "examples_per_s": spec.batch * spec.steps_total / seconds,
+    }
+
+
+def failure(losses: list[float], steps: int) -> dict:
+    """The status, and why, of a run that was to have so many steps, if a loss is not finite; else nothing.
+
+    It has no time of a whole training, which it would not have come to.
+    """
+    at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    if at is None:
+        return {}
+    reason = f"the loss is {losses[at]} at step {at + 1} of {steps}"
+    if at > 0:
+        reason += f"; it was {losses[at - 1]:.4g} before"
+    unknown = ("seconds", "extrapolated", "tokens_per_s", "examples_per_s", "final_loss")
+    return {"status": "failed", "reason": reason, **dict.fromkeys(unknown)}

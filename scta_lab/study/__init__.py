@@ -1,0 +1,1 @@
+"""The stored study as tables, and how each claim came out."""

@@ -1,0 +1,6 @@
+"""Tables of which a step reads a few rows, trained as dense AdamW would train them: `VocabTable`, `RowAdamW`."""
+
+from scta_lite.rows.optimizer import RowAdamW
+from scta_lite.rows.table import VocabTable
+
+__all__ = ["RowAdamW", "VocabTable"]

@@ -1,1 +1,0 @@
-"""A run: what it is (`spec`, `settings`), its clock (`machine`, `timing`), what it left (`result`, `table`)."""

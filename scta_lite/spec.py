@@ -1,0 +1,178 @@
+"""What one training of the paper is: `Spec`, twenty settings, checked where it is made.
+
+The paper's own value is the default of each setting that it gives. What the paper leaves open stands
+at the end, with the plain reading as its default.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from scta_lite import checks
+from scta_lite.paper import PAPER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One training. On one processor equal Specs train equal models. Hashable.
+
+    ValueError names a bad argument.
+
+    >>> Spec(method="semantic", vocab=1_000_000).steps_total
+    2500
+    >>> Spec(method="ce", vocab=1)
+    Traceback (most recent call last):
+        ...
+    ValueError: vocab=1: expected an integer from 2 up
+    """
+
+    METHODS: ClassVar[tuple[str, ...]] = ("ce", "semantic")
+    OPTIMIZERS: ClassVar[tuple[str, ...]] = ("dense", "rows")
+    PRECISIONS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
+
+    method: str  # "ce", the full softmax, or "semantic", the paper's loss
+    vocab: int  # V, the number of tokens
+    optimizer: str = "dense"  # torch's AdamW; "rows": RowAdamW, over the rows that a step reads
+    steps: int | None = None  # to run; None: all of a training
+    device: str = "auto"  # a GPU if there is one; or "cpu", "cuda", "cuda:1"
+    seed: int = 0  # of the initialisation, of the order of the examples, and of the negatives
+
+    # What the paper gives
+    examples: int = PAPER.examples  # in an epoch
+    batch: int = PAPER.batch  # B, examples in a step
+    seq_len: int = PAPER.seq_len  # T, tokens in an example, of which T - 1 are predicted
+    epochs: int = PAPER.epochs  # in a training
+    lr: float = PAPER.lr  # learning rate
+    hidden: int = PAPER.hidden  # d, width of the GRU
+    semantic_dim: int = PAPER.semantic_dim  # D, width of the semantic vectors
+    negatives: int = PAPER.negatives  # K, for each predicted position, drawn with replacement
+    temperature: float = PAPER.temperature  # τ, by which the cosines are divided
+
+    # What the paper leaves open
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW, as the next two
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    init_std: float = 1.0  # of the semantic table; 1 is torch's default for embeddings
+    precision: str = "float32"  # of matrix products; "bfloat16" is autocast, except in the GRU
+
+    def __post_init__(self):
+        self.check_paper()
+
+    def check_paper(self) -> None:
+        """Checks the settings above, and makes an integral float, such as papermill's 1e6, an integer."""
+        self.one_of("method", self.METHODS)
+        self.one_of("optimizer", self.OPTIMIZERS)
+        self.one_of("precision", self.PRECISIONS)
+        self.name("device")
+        self.integer("vocab", 2)
+        self.integer("steps", 2, or_none=True)
+        self.integer("seed", 0)
+        self.integer("seq_len", 2)
+        for name in ("examples", "batch", "epochs", "hidden", "semantic_dim", "negatives"):
+            self.integer(name, 1)
+        for name in ("lr", "temperature", "eps", "init_std"):
+            self.positive(name)
+        self.from_0("weight_decay")
+        self.two_betas()
+        self.require("batch", self.batch <= self.examples, f"at most examples={self.examples}")
+        steps = f"at most {self.steps_total}, a whole training; raise epochs"
+        self.require("steps", (self.steps or 0) <= self.steps_total, steps)
+        if self.optimizer == "rows":
+            self.require("betas", self.betas[0] < self.betas[1], "β1 < β2 with optimizer='rows'")
+        self.check_negatives()
+
+    def check_negatives(self) -> None:
+        """K below V: so the paper has it."""
+        if self.method == "semantic":
+            self.require("negatives", self.negatives < self.vocab, f"fewer than vocab={self.vocab}")
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps in an epoch; examples that do not fill a batch are dropped."""
+        return self.examples // self.batch
+
+    @property
+    def steps_total(self) -> int:
+        """Optimizer steps in a whole training, whether or not all are run."""
+        return self.epochs * self.epoch_steps
+
+    @property
+    def positions(self) -> int:
+        """N = B (T - 1): the positions that one step predicts."""
+        return self.batch * (self.seq_len - 1)
+
+    def default(self, name: str) -> Any:
+        """The value that a setting has where nothing is said."""
+        return type(self).__dataclass_fields__[name].default
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that are not at their defaults."""
+        names = [f.name for f in fields(self)]
+        return {name: getattr(self, name) for name in names if getattr(self, name) != self.default(name)}
+
+    def run_id(self, fingerprint: str) -> str:
+        """The name of the run's file: the method, V, and a hash of what is not default and of the text.
+
+        A setting added later, with a default, leaves the ids of earlier runs as they are.
+
+        >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
+        'ce-50000-8d6f397c'
+        """
+        return self.named({**self.changes(), "corpus": fingerprint})
+
+    def named(self, settings: dict[str, Any]) -> str:
+        """The run id that these settings, all that are not at their defaults, give."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return f"{self.method}-{self.vocab}-{digest[:8]}"
+
+    # The kinds of checks: each names the setting, its value, and what would be right.
+
+    def require(self, name: str, is_right: bool, expected: str) -> None:
+        if not is_right:
+            raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
+
+    def integer(self, name: str, least: int, most: int = 2**63 - 1, *, or_none: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and or_none:
+            return
+        bound = "up" if most == 2**63 - 1 else f"to {most:,}"
+        whole = checks.is_number(value) and value == int(value)
+        self.require(name, whole and least <= value <= most, f"an integer from {least} {bound}")
+        self._set(name, int(value))
+
+    def positive(self, name: str, *, or_none: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and or_none:
+            return
+        self.require(name, checks.is_number(value) and value > 0, "a finite number above 0")
+        self._set(name, float(value))
+
+    def from_0(self, name: str) -> None:
+        value = getattr(self, name)
+        self.require(name, checks.is_number(value) and value >= 0, "a finite number from 0 up")
+        self._set(name, float(value))
+
+    def one_of(self, name: str, choices: tuple, *, or_none: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and or_none:
+            return
+        same = any(type(value) is type(choice) and value == choice for choice in choices)  # 1 is not True
+        self.require(name, same, f"one of {', '.join(map(str, choices))}")
+
+    def two_betas(self) -> None:
+        betas = self.betas if isinstance(self.betas, list | tuple) else ()
+        right = len(betas) == 2 and all(checks.is_number(b) and 0 <= b < 1 for b in betas)
+        self.require("betas", right, "two numbers from 0 up and below 1")
+        self._set("betas", tuple(float(b) for b in betas))
+
+    def name(self, name: str, *, or_none: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and or_none:
+            return
+        self.require(name, isinstance(value, str | Path) and str(value) != "", "a name")
+        self._set(name, str(value))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
