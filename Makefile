@@ -10,6 +10,9 @@ BIN := .venv/bin
 DEMO := runs/demo
 TWO := -n 2 --dist loadfile  # two processes, each with one thread of torch: with two each they would slow one another down
 
+# pip compiles nothing (--no-compile): what is imported is compiled then, once.
+unexport PYTHONDONTWRITEBYTECODE
+
 test: export OMP_NUM_THREADS = 1
 
 .PHONY: help install demo lab test lint notebooks figures book browser bench gpu study stages drill reproduce clean
@@ -23,7 +26,7 @@ help:  ## what there is to make
 
 .venv/with-%: pyproject.toml $(CONSTRAINTS) | .venv
 	@echo "Installing what '$*' needs into .venv: some minutes. With torch that is 1.3 GB, or 6 GB for its build with CUDA."
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on $(addprefix --constraint ,$(CONSTRAINTS)) \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(addprefix --constraint ,$(CONSTRAINTS)) \
 		$(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable '.[$*]'
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""The two losses of the paper as pure functions of tensors, and two samplers. Notebook 01 derives them.
+"""The two losses of the paper as pure functions of tensors, and two samplers; see notebook 01.
 
 `cross_entropy` is the full softmax over V. `contrastive_loss` is the paper's loss on scores;
 `semantic_loss` makes the scores from vectors: cosine over τ. Neither touches a table: the caller
@@ -20,18 +20,21 @@ IGNORED = -100  # a target that counts for nothing, as for torch's cross_entropy
 LEAST_LENGTH = 1e-12  # of a vector that is divided by its length, as F.normalize has it
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int | None = None) -> Tensor:
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, target: Tensor, *, chunk: int | None = None
+) -> Tensor:
     """Mean negative log-likelihood, in nats, of the softmax over all V tokens.
 
-    L = -1/N Σ_t log softmax(W h_t)[y_t], for hidden: (N, d), weight W: (V, d), target y: (N,), int64.
-    Targets of -100 are left out of the sum and of N, as torch leaves them out; where all are, L is
-    NaN, as torch's.
+    L = -1/N Σ_t log softmax(W h_t)[y_t], for hidden: (N, d), weight W: (V, d), target y: (N,)
+    int64. Targets of -100 are left out of the sum and of N, as torch leaves them out; where all
+    are, L is NaN, as torch's.
 
     With `chunk`, only (chunk, V) logits exist at a time: each chunk's are computed again in the
     backward pass, for the same result at one more product with W. The sum over chunks is in float32
     at least. ValueError names an argument of a wrong shape or dtype, or chunk < 1.
 
-    >>> cross_entropy(torch.zeros(3, 4), torch.ones(50_000, 4), torch.tensor([0, 1, 2])).item()  # ln V
+    >>> hidden, weight, target = torch.zeros(3, 4), torch.ones(50_000, 4), torch.arange(3)
+    >>> cross_entropy(hidden, weight, target).item()  # ln V
     10.819...
     """
     checks.shape("hidden", hidden, "N d")
@@ -65,9 +68,9 @@ def contrastive_loss(
     L = -1/N Σ_t log( exp(s_t) / (exp(s_t) + Σ_j exp(s_tj)) ), for positive_score s: (N,) and
     negative_scores: (N, K).
 
-    `log_q`, the log probabilities under the sampler of the positive (N,) and of the negatives (N, K)
-    or (K,), is subtracted from the scores first. `hits`, bool (N, K), leaves a negative out where it
-    is True. ValueError names an argument of a wrong shape or dtype.
+    `log_q`, the log probabilities under the sampler of the positive (N,) and of the negatives (N,
+    K) or (K,), is subtracted from the scores first. `hits`, bool (N, K), leaves a negative out
+    where it is True. ValueError names an argument of a wrong shape or dtype.
 
     >>> contrastive_loss(torch.zeros(5), torch.zeros(5, 32)).item()  # constant scores: ln(K + 1)
     3.496...
@@ -91,7 +94,9 @@ def contrastive_loss(
 def _check_log_q(log_q: LogQ, N: int, K: int) -> None:
     if not isinstance(log_q, tuple) or len(log_q) != 2:
         kind = type(log_q).__name__
-        raise ValueError(f"log_q of type {kind}: expected a pair, of the positive and of the negatives")
+        raise ValueError(
+            f"log_q of type {kind}: expected a pair, of the positive and of the negatives"
+        )
     checks.shape("log_q[0]", log_q[0], "N", N=N)
     shared = isinstance(log_q[1], Tensor) and log_q[1].dim() == 1
     if shared:
@@ -109,16 +114,18 @@ def semantic_loss(
     log_q: LogQ | None = None,
     hits: Tensor | None = None,
 ) -> Tensor:
-    """The paper's semantic contrastive loss, from raw vectors: `contrastive_loss` of cosines over τ.
+    """The paper's semantic contrastive loss, from raw vectors: `contrastive_loss` of cosines over
+    τ.
 
     s_t = cos(q_t, p_t)/τ and s_tj = cos(q_t, n_tj)/τ, for query q: (N, D), positive p: (N, D), and
     negatives n: (N, K, D), K of its own for each position, or (S, D), shared by all. `log_q` and
-    `hits` as in `contrastive_loss`. Differentiable twice, and under `torch.func` and `torch.compile`.
-    ValueError names an argument of a wrong shape or dtype, or a temperature that is not above 0; one
-    that is a tensor is not read.
+    `hits` as in `contrastive_loss`. Differentiable twice, and under `torch.func` and
+    `torch.compile`. ValueError names an argument of a wrong shape or dtype, or a temperature that
+    is not above 0; one that is a tensor is not read.
 
     >>> q = torch.tensor([[2.0, 0.0]])
-    >>> semantic_loss(q, positive=q, negatives=torch.tensor([[-1.0, 0.0], [0.0, 5.0]]), temperature=1.0).item()
+    >>> rivals = torch.tensor([[-1.0, 0.0], [0.0, 5.0]])
+    >>> semantic_loss(q, q, rivals, temperature=1.0).item()
     0.407...
     """
     checks.positive("temperature", temperature)
@@ -156,8 +163,10 @@ def uniform(shape: tuple[int, ...], vocab: int, *, generator: Generator | None =
     return torch.randint(vocab, shape, generator=generator, device=device)
 
 
-def log_uniform(shape: tuple[int, ...], vocab: int, *, generator: Generator | None = None) -> Tensor:
-    """Ids of `shape` in [0, V), with replacement, by Zipf's law: q(i) = ln((i+2)/(i+1)) / ln(V+1)."""
+def log_uniform(
+    shape: tuple[int, ...], vocab: int, *, generator: Generator | None = None
+) -> Tensor:
+    """Ids of `shape` in [0, V), with replacement, by Zipf: q(i) = ln((i+2)/(i+1)) / ln(V+1)."""
     checks.integer("vocab", vocab, 1)
     device = generator.device if generator else None
     u = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)

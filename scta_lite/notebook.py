@@ -1,4 +1,4 @@
-"""What the notebooks need of Jupyter: their parameters, checked, and pictures that controls move."""
+"""What notebooks need of Jupyter: their parameters, checked, and pictures that controls move."""
 
 import ast
 import difflib
@@ -15,16 +15,17 @@ PLAIN = (bool, int, float, str, list, tuple, dict, type(None))  # types that a p
 def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
     """The names that the notebook's parameters cell annotates, with the values they have now.
 
-    `namespace` is the notebook's `globals()`, in which IPython keeps the cells' sources as `In`; of a
-    notebook that was converted to a script its file is read. papermill only warns of a parameter that
-    no cell declares: here the first call in a kernel raises ValueError for any other plain value in
-    small letters. Later calls do not: a reader may have made some.
-    """
+    `namespace` is the notebook's `globals()`, in which IPython keeps the cells' sources as `In`;
+    of a notebook that was converted to a script its file is read. papermill only warns of a
+    parameter that no cell declares: here the first call in a kernel raises ValueError for any
+    other plain value in small letters. Later calls do not: a reader may have made some."""
     cells = namespace["In"] if "In" in namespace else [Path(namespace["__file__"]).read_text()]
     declared = annotations(cells)
     for name, annotation in declared.items():
         is_bool = isinstance(namespace[name], bool)
-        if annotation == "bool" and not is_bool:  # papermill's `-p resume false` is a string, so true
+        if (
+            annotation == "bool" and not is_bool
+        ):  # papermill's `-p resume false` is a string, so true
             raise ValueError(f"{name}={namespace[name]!r}: expected True or False")
     if not namespace.get("_parameters_read"):
         _refuse_strangers(namespace, declared)
@@ -33,10 +34,12 @@ def parameters(namespace: dict[str, Any]) -> dict[str, Any]:
 
 
 def annotations(cells: Iterable[str]) -> dict[str, str]:
-    """The names that the cells annotate at their top level, each with its annotation as it is written.
+    """The names that the cells annotate at their top level, each with its annotation as it is
+    written.
 
-    The source is read, not `__annotations__`: IPython compiles a cell statement by statement, and from
-    Python 3.14 on (PEP 649) a kernel's globals then hold the last annotated statement's at most.
+    The source is read, not `__annotations__`: IPython compiles a cell statement by statement, and
+    from Python 3.14 on (PEP 649) a kernel's globals then hold the last annotated statement's at
+    most.
 
     >>> annotations(["import math", "vocab: int = 5  # V", "for i in:"])
     {'vocab': 'int'}
@@ -64,11 +67,11 @@ def _refuse_strangers(namespace: dict[str, Any], declared: dict[str, str]) -> No
 
 
 def interactive(draw: Callable[..., Figure], **controls: Any) -> Any:
-    """A widget: the controls, and under them the picture of `draw(**values)`, drawn anew at a change.
+    """A widget: the controls, and under them the picture of `draw(**values)`, drawn anew at a
+    change.
 
-    The picture is an image, not an Output widget: with those, nbclient sometimes waits for ever (its
-    issue 312).
-    """
+    The picture is an image, not an Output widget: with those, nbclient sometimes waits for ever
+    (its issue 312)."""
     import ipywidgets  # only here: a sweep on a cluster needs no Jupyter
 
     picture = ipywidgets.Image(format="png")

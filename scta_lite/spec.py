@@ -1,8 +1,7 @@
 """What one training of the paper is: `Spec`, twenty settings, checked where it is made.
 
-The paper's own value is the default of each setting that it gives. What the paper leaves open stands
-at the end, with the plain reading as its default.
-"""
+The paper's own value is the default of each setting that it gives. What the paper leaves open
+stands at the end, with the plain reading as its default."""
 
 import hashlib
 import json
@@ -61,7 +60,7 @@ class Spec:
         self.check_paper()
 
     def check_paper(self) -> None:
-        """Checks the settings above, and makes an integral float, such as papermill's 1e6, an integer."""
+        """Checks the settings above; an integral float, such as papermill's 1e6, becomes an int."""
         self.one_of("method", self.METHODS)
         self.one_of("optimizer", self.OPTIMIZERS)
         self.one_of("precision", self.PRECISIONS)
@@ -110,10 +109,13 @@ class Spec:
     def changes(self) -> dict[str, Any]:
         """The settings that are not at their defaults."""
         names = [f.name for f in fields(self)]
-        return {name: getattr(self, name) for name in names if getattr(self, name) != self.default(name)}
+        return {
+            name: getattr(self, name) for name in names if getattr(self, name) != self.default(name)
+        }
 
     def run_id(self, fingerprint: str) -> str:
-        """The name of the run's file: the method, V, and a hash of what is not default and of the text.
+        """The name of the run's file: the method, V, and a hash of what is not default and of the
+        text.
 
         A setting added later, with a default, leaves the ids of earlier runs as they are.
 
@@ -133,7 +135,9 @@ class Spec:
         if not is_right:
             raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
-    def integer(self, name: str, least: int, most: int = 2**63 - 1, *, or_none: bool = False) -> None:
+    def integer(
+        self, name: str, least: int, most: int = 2**63 - 1, *, or_none: bool = False
+    ) -> None:
         value = getattr(self, name)
         if value is None and or_none:
             return
@@ -158,7 +162,9 @@ class Spec:
         value = getattr(self, name)
         if value is None and or_none:
             return
-        same = any(type(value) is type(choice) and value == choice for choice in choices)  # 1 is not True
+        same = any(
+            type(value) is type(choice) and value == choice for choice in choices
+        )  # 1 is not True
         self.require(name, same, f"one of {', '.join(map(str, choices))}")
 
     def two_betas(self) -> None:

@@ -1,8 +1,8 @@
-"""Many trainings, one JSON file each, and the table of them. What is there already is not run again.
+"""Many trainings, one JSON file each, and the table of them. What is there already is not run
+again.
 
-Here each training is done in this process. The laboratory's sweep gives each a process of its own, and
-survives what ends one; `python -m scta_lite.sweep --help` is its command.
-"""
+Here each training is done in this process. The laboratory's sweep gives each a process of its own,
+and survives what ends one; `python -m scta_lite.sweep --help` is its command."""
 
 import importlib
 import json
@@ -19,12 +19,14 @@ from scta_lite import checks
 from scta_lite.spec import Spec
 from scta_lite.train import Data, DrawnIds, device_name, train
 
-# Runs that are equal in these do the same work, whatever their method. Those of the laboratory have more.
+# Runs that are equal in these do the same work, whatever their method.
 SAME_WORK = ["machine", "fingerprint", "vocab", "examples", "batch", "seq_len", "epochs", "hidden"]
 SAME_WORK += ["input_dim", "backbone", "layers", "heads", "mlp_ratio", "precision", "threads"]
 
 
-def sweep(specs: Iterable[Spec], folder: str | Path, *, data_of: Callable[[Spec], Data] = DrawnIds) -> pd.DataFrame:
+def sweep(
+    specs: Iterable[Spec], folder: str | Path, *, data_of: Callable[[Spec], Data] = DrawnIds
+) -> pd.DataFrame:
     """Trains each Spec whose file is not in the folder yet; gives their runs as `load_runs` does.
 
     `data_of(spec)` is what a Spec is trained on. A run that has too little memory is recorded as
@@ -69,14 +71,17 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     """
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
-        raise FileNotFoundError(f"folder={str(folder)!r}: no runs (*.json) are here; a sweep writes them")
+        raise FileNotFoundError(
+            f"folder={str(folder)!r}: no runs (*.json) are here; a sweep writes them"
+        )
     runs = pd.DataFrame([json.loads(path.read_text()) for path in paths])
     order = ["vocab", "method", "optimizer", "seed"]
     return add_speedup(runs.sort_values(order, ignore_index=True))
 
 
 def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds `speedup`: the seconds of CE, with a dense optimizer, for the same work over the row's own.
+    """Adds `speedup`: the seconds of CE, with a dense optimizer, for the same work over the row's
+    own.
 
     Null without such a run; the median where there are several.
     """

@@ -1,4 +1,5 @@
-"""How long a step takes, phase by phase, without disturbing it: marks are taken in the loop, read after it.
+"""How long a step takes, phase by phase, without disturbing it: marks are taken in the loop, read
+after it.
 
 On a GPU a mark is a CUDA event, on a CPU the clock. Nothing waits for a GPU before `summary`.
 """
@@ -41,10 +42,11 @@ class StepTimer:
         self.steps[-1].append(self._now())
 
     def summary(self) -> dict[str, float]:
-        """Milliseconds: the median step, its quartiles, and the median of each phase, after the warm-up.
+        """Milliseconds: the median step, its quartiles, and the median of each phase, after the
+        warm-up.
 
-        The warm-up is the first third of the steps, from 1 to 10: allocators and caches settle slowly.
-        """
+        The warm-up is the first third of the steps, from 1 to 10: allocators and caches settle
+        slowly."""
         finish(self.device)
         warm = min(MOST_WARM, max(1, len(self.steps) // 3), len(self.steps) - 1)
         ms = np.array([self._lengths(step) for step in self.steps[warm:]])  # (steps, phases)

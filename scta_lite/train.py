@@ -96,13 +96,13 @@ class Run:
         self.timer = StepTimer(self.device)
 
     def make_model(self) -> nn.Module:
-        """The model as the seed draws it; the caller's own random numbers go on as they would have."""
+        """The model as the seed draws it; the caller's random numbers go on as they would have."""
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.spec.seed)
             return LanguageModel(self.spec).to(self.device)
 
     def make_optimizers(self) -> list[Optimizer]:
-        """AdamW for the parameters, and RowAdamW for the tables of which a step reads rows, if any."""
+        """AdamW for the parameters, and RowAdamW for the tables that are trained by rows, if any."""
         spec = self.spec
         settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
         settings["weight_decay"] = spec.weight_decay
