@@ -1,7 +1,7 @@
 """The paper on SCTA (Semantic Contrastive Token Approximation), executable. Start with notebooks/.
 
-Read it in this order: paper, spec, losses, model, timing, train, sweep; then figures, notebook and
-checks; `rows` is for a second evening. `scta_lab` has what is beyond the paper.
+Read it in this order: paper, spec, losses, model, timing, train, sweep; then points, figures,
+notebook and checks; `rows` is for a second evening. `scta_lab` has what is beyond the paper.
 """
 
 import warnings

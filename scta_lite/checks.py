@@ -1,4 +1,4 @@
-"""What public functions ask of their arguments, in one voice: the name, the value, and what would be right.
+"""What public functions ask of their arguments: the name, the value, and what would be right.
 
 Shapes, dtypes and plain numbers only: nothing here waits for a device.
 """
@@ -15,9 +15,10 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64,)
 
 
-def shape(name: str, value: Any, letters: str, dtypes: tuple[torch.dtype, ...] = FLOATS, **sizes: int) -> None:
-    """Raises ValueError unless `value` is a tensor with one dimension a letter, none of them empty, those named in
-    `sizes` as large as it says, and of one of the dtypes.
+def shape(name: str, value: Any, letters: str, dtypes: tuple = FLOATS, **sizes: int) -> None:
+    """Raises ValueError unless `value` is a tensor with one dimension a letter, none of them empty.
+
+    The dimensions named in `sizes` are as large as it says, and the dtype is one of `dtypes`.
 
     >>> shape("positive", torch.zeros(5, 1), "N D", N=5, D=64)
     Traceback (most recent call last):
@@ -25,16 +26,18 @@ def shape(name: str, value: Any, letters: str, dtypes: tuple[torch.dtype, ...] =
     ValueError: positive of shape (5, 1): expected (N, D) = (5, 64)
     """
     names = letters.split()
+    expected = _tuple(names)
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}={value!r}: expected a tensor of shape {_tuple(names)}")
-    found = tuple(value.shape)
-    wanted = [sizes.get(letter, letter) for letter in names]
-    different = [size for size, known in zip(found, wanted, strict=False) if known not in names and size != known]
-    if len(found) != len(wanted) or different:
-        numbers = f" = {_tuple(wanted)}" if sizes else ""
-        raise ValueError(f"{name} of shape {found}: expected {_tuple(names)}{numbers}")
-    if 0 in found:
-        raise ValueError(f"{name} of shape {found}: expected {_tuple(names)} with each from 1 up")
+        raise ValueError(f"{name}={value!r}: expected a tensor of shape {expected}")
+    actual = tuple(value.shape)
+    wanted = [sizes.get(letter, size) for letter, size in zip(names, actual, strict=False)]
+    if len(actual) != len(names) or wanted != list(actual):
+        if sizes:
+            numbers = [sizes.get(letter, letter) for letter in names]
+            expected += f" = {_tuple(numbers)}"
+        raise ValueError(f"{name} of shape {actual}: expected {expected}")
+    if 0 in actual:
+        raise ValueError(f"{name} of shape {actual}: expected {expected} with each from 1 up")
     dtype(name, value, dtypes)
 
 
@@ -47,7 +50,9 @@ def dtype(name: str, value: Any, dtypes: tuple[torch.dtype, ...]) -> None:
 
 
 def _tuple(parts: list) -> str:
-    return f"({', '.join(map(str, parts))}{',' * (len(parts) == 1)})"
+    """As Python writes a tuple, with names as they are: "(N, 64)", "(N,)"."""
+    comma = "," if len(parts) == 1 else ""
+    return f"({', '.join(map(str, parts))}{comma})"
 
 
 def is_number(value: Any) -> bool:
@@ -56,26 +61,34 @@ def is_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except (ArithmeticError, TypeError, ValueError):  # larger than any float; an array
+    except (ArithmeticError, TypeError, ValueError):  # it is larger than any float, or an array
         return False
 
 
 def integer(name: str, value: Any, least: int) -> None:
     """Raises ValueError unless the value is an integer from `least` up."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:  # numpy's are integers too
+    # numpy's integers are Integral too; a bool is, and is none here
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r}: expected an integer from {least} up")
 
 
 def positive(name: str, value: Any) -> None:
-    """Raises ValueError unless the value is a finite number above 0, or a tensor of one number, which is not read."""
+    """Raises ValueError unless the value is a finite number above 0.
+
+    A tensor of one number is let through, and not read.
+    """
     if isinstance(value, Tensor) and value.numel() == 1:
         return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_real or not 0 < value < math.inf:
         raise ValueError(f"{name}={value!r}: expected a finite number above 0")
 
 
 def device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one. ValueError for one that is not here."""
+    """The device of that name; "auto" is the GPU if there is one.
+
+    ValueError for one that is not here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
@@ -83,17 +96,23 @@ def device(name: str) -> torch.device:
     match = re.fullmatch(r"cuda(:(0|[1-9]\d*))?", name, re.A)
     if match is None:
         raise ValueError(f'device={name!r}: expected "auto", "cpu", "cuda" or "cuda:1", …')
-    if int(match[2] or 0) >= torch.cuda.device_count():
-        here = f"{torch.cuda.device_count()} GPUs are here"
-        raise ValueError(f'device={name!r}: {here}; expected "auto" or "cpu"')
+    gpus = torch.cuda.device_count()
+    if int(match[2] or 0) >= gpus:
+        raise ValueError(f'device={name!r}: {gpus} GPUs are here; expected "auto" or "cpu"')
     return torch.device(name)
 
 
 def printable(text: str) -> str:
-    r"""The text as a terminal may have it: what it would obey, such as an escape sequence, is written out.
+    r"""The text as a terminal may have it: what it would obey, an escape sequence, is written out.
 
     >>> print(printable("a token \x1b[31m, a line\nand another"))
     a token \x1b[31m, a line
     and another
     """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(map(_printable_character, text))
+
+
+def _printable_character(character: str) -> str:
+    if character.isprintable() or character in "\n\t":
+        return character
+    return character.encode("unicode_escape").decode()

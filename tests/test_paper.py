@@ -5,8 +5,8 @@ import pytest
 
 from scta_lab import Spec
 from scta_lab.base.files import ROOT
+from scta_lab.study.statements import published_statements
 from scta_lite import PAPER, paper, published_epoch_losses, published_runs
-from scta_lite.paper import published_statements
 
 
 def test_settings_are_the_defaults_of_a_run():

@@ -8,7 +8,7 @@ from conftest import SIZES
 from scta_lab import Spec
 from scta_lab.judge import uncertainty as spread
 from scta_lab.run.result import Result
-from scta_lab.study import quality
+from scta_lab.study import quality, two_stages
 
 POSITIONS = [40, 60, 100]
 
@@ -122,7 +122,7 @@ def test_two_stages_stand_beside_one_of_as_many_steps(study, tmp_path):
         store(home / "first", 4.0, 4.0, method="ce", steps=steps)
     store(home / "cost", 4.0, 4.0, step_ms=20.0, method="ce", steps=2)
     store(study / "300" / "cost", 4.0, 4.0, step_ms=6.0, steps=5, **prior)
-    view = quality.alignment(tmp_path / "stages", study, 300)
+    view = two_stages.alignment(tmp_path / "stages", study, 300)
     alone = "SEMANTIC with prior, 15 steps"
     seconds = {alone: 0.09, f"{alone}, then plain, A": 0.165, f"{alone}, then goes on": 0.19,
                "SEMANTIC with prior, 20 steps": 0.12, "CE, 20 steps": 0.2, "CE, 25 steps": 0.25}  # fmt: skip

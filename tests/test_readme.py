@@ -24,8 +24,8 @@ from scta_lab.judge import uncertainty as spread
 from scta_lab.run.result import read
 from scta_lab.study import quality
 from scta_lab.study.claims import claims
+from scta_lab.study.statements import published_statements
 from scta_lite import PAPER, figures, published_epoch_losses, published_runs
-from scta_lite.paper import published_statements
 
 README = (ROOT / "README.md").read_text()
 USE = (ROOT / "book" / "use.md").read_text()
