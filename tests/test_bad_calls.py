@@ -9,6 +9,7 @@ from conftest import CHAT, LENGTHS, SIZES
 import scta_lab
 import scta_lite
 from scta_lab import decode, evaluate, text
+from scta_lab.judge import search
 from scta_lab.methods import samplers
 from scta_lab.methods.model import LanguageModel
 from scta_lite import losses
@@ -114,8 +115,8 @@ CALLS = [  # the function, a wrong call of it, and how its error begins
     ("evaluate.metrics", lambda: evaluate.metrics(model(), torch.zeros(2, 9).long(), scale=0), "scale=0: expected a fin"),
     ("decode.generate", lambda: decode.generate(model(), torch.zeros(0).long()), "prompt of shape (0,): expected (T,)"),
     ("decode.generate", lambda: decode.generate(model(), torch.zeros(3).long(), top_p=2), "top_p=2: expected above 0"),
-    ("decode.Exact", lambda: decode.Exact(torch.zeros(9)), "vectors of shape (9,): expected (V, F)"),
-    ("decode.Exact", lambda: decode.Exact(torch.zeros(9, 2)).search(torch.zeros(3, 2), 10), "k=10: expected an integer f"),
+    ("search.Exact", lambda: search.Exact(torch.zeros(9)), "vectors of shape (9,): expected (V, F)"),
+    ("search.Exact", lambda: search.Exact(torch.zeros(9, 2)).search(torch.zeros(3, 2), 10), "k=10: expected an integer f"),
 ]  # fmt: skip
 
 

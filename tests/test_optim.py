@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.adamw import adamw
 
-from scta_lab.methods import heads
+from scta_lab.methods import samplers
 from scta_lab.methods.model import LanguageModel
 from scta_lab.run.loop import optimizers
 from scta_lite import RowAdamW, VocabTable
@@ -181,7 +181,7 @@ def test_in_float32_rows_are_as_near_as_another_order_of_summation(monkeypatch, 
     def flipped(shape, vocab, *, generator=None):
         return uniform(shape, vocab, generator=generator).view(spec.batch, -1, shape[1]).flip(0).view(shape)
 
-    monkeypatch.setattr(heads, "uniform", flipped)
+    monkeypatch.setattr(samplers, "uniform", flipped)
     order = trained(spec, flipped=True)
     assert 0 < (rows[0] - dense[0]).norm() <= 2 * (order[0] - dense[0]).norm()
     assert (rows[1] - exact[1]).norm() <= (dense[1] - exact[1]).norm()

@@ -7,8 +7,9 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from scta_lab import Spec, decode, text, train
+from scta_lab import Spec, text, train
 from scta_lab.base.files import ROOT
+from scta_lab.judge import search
 
 sys.path.insert(0, str(ROOT / "examples" / "serve"))
 import bench
@@ -40,9 +41,9 @@ def test_the_model_s_own_best_tokens(tmp_path, kind, changes):
     vocabulary = text.load(TINY["corpus"]).vocabulary(TINY["vocab"])
     with torch.no_grad():
         hidden, _ = result.model.advance(torch.from_numpy(vocabulary.encode(ASKED)).long().view(1, -1))
-        scores, ids = decode.Exact(decode.search_space(result.model.head)).search(
-            decode.query(result.model.head, hidden), 5
-        )
+        head = result.model.head
+        exact = search.Exact(search.search_space(head))
+        scores, ids = exact.search(search.query(head, hidden), 5)
     answer = client.post("/next", json={"text": ASKED, "k": 5})
     assert answer.status_code == 200
     assert [token["id"] for token in answer.json()] == ids[0].tolist()

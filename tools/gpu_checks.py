@@ -17,7 +17,7 @@ from torch import Tensor
 from scta_lab import Spec, text, train
 from scta_lab.base import machine
 from scta_lab.base.spec import METHODS
-from scta_lab.judge.decode import Approximate, Exact
+from scta_lab.judge.search import Approximate, Exact
 from scta_lab.methods.samplers import weighted
 from scta_lab.run.capture import CapturedRun
 from scta_lab.run.hooks import Checkpoint

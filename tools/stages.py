@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from scta_lab import Spec, decode, load, text
 from scta_lab.base.files import ROOT, replace_file
+from scta_lab.judge.search import compare, query, search_space
 from scta_lite import PAPER
 
 PUBLISHED = "SEMANTIC as published"
@@ -196,11 +197,11 @@ def search(out: Path, chosen: Run) -> None:
         with torch.no_grad():
             hidden, _ = model.positions(held[:: len(held) // QUERIES])
         asked = torch.linspace(0, len(hidden) - 1, QUERIES).long()  # from all over the held-out text
-        queries, vectors = decode.query(model.head, hidden[asked]), decode.search_space(model.head)
+        queries, vectors = query(model.head, hidden[asked]), search_space(model.head)
         trained = train[: PAPER.examples, 1:].unique()  # an epoch reads all of these
         for rows, part in (("all", vectors), ("trained", vectors[trained])):
             for kind, effort in (("HNSW32", (16, 64, 256, 1024)), ("IVF1024,Flat", (1, 4, 16, 64, 256))):
-                results = decode.compare(part, queries, kind, effort)
+                results = compare(part, queries, kind, effort)
                 found += [{"vocab": vocab, "rows": rows, "vectors": len(part), **result} for result in results]
     replace_file(out / "found" / "search.json", json.dumps(found, indent=1).encode())
 

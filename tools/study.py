@@ -324,7 +324,7 @@ def controls(vocab: int, out: Path, run: Run) -> None:
             model = KneserNey(train, vocab, order)
             took = perf_counter() - began
             nll, ranks = model.judge(held.test)
-            metrics = evaluate.summary(nll, ranks, evaluate.said(held.test, held.lengths))
+            metrics = evaluate.summary(nll, ranks, evaluate.target_lengths(held.test, held.lengths))
             found.append({"order": order, "examples": n, "seconds": took, "full_vocab": metrics,
                           "by_document": held.by_document(ranks, nats=nll)})  # fmt: skip
     replace_file(out / f"{vocab}/controls.json", json.dumps(found, indent=1).encode())

@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scta_lab import decode, load, text
+from scta_lab import load, text
 from scta_lab.base.files import writable
+from scta_lab.judge import search
 from scta_lab.methods.model import LanguageModel
 from scta_lite import VocabTable
 
 
 class Step(nn.Module):
-    """What the model does with one more token; `decode.search_space` holds what its queries are searched in."""
+    """What the model does with one more token; `search.search_space` holds what its queries are searched in."""
 
     def __init__(self, model: LanguageModel):
         super().__init__()
@@ -35,7 +36,7 @@ class Step(nn.Module):
 
     def forward(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         state = self.cell(self.widen(self.embed(ids)), state)
-        return decode.query(self.head, state), state
+        return search.query(self.head, state), state
 
 
 def export(runs: Path, out: Path, run_id: str | None = None, kind: str = "HNSW32", corpus: str | None = None) -> None:
@@ -63,8 +64,8 @@ def export(runs: Path, out: Path, run_id: str | None = None, kind: str = "HNSW32
     with torch.no_grad():  # else a change to it within the step would be part of the program
         program = torch.export.export(step, (torch.zeros(2).long(), state), dynamic_shapes=({0: batch}, {0: batch}))
     torch.export.save(program, out / "step.pt2")
-    vectors = decode.search_space(model.head)
-    index = decode.Approximate(vectors, kind)
+    vectors = search.search_space(model.head)
+    index = search.Approximate(vectors, kind)
     faiss.write_index(index.index, str(out / "index.faiss"))
     entries = read.vocabulary(spec.vocab)
     np.savez_compressed(out / "vocabulary.npz", words=np.array(list(entries.words), dtype=str), phrases=entries.phrases)

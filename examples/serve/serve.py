@@ -55,7 +55,7 @@ class Server:
             query, state = self.step(torch.tensor([i]), state)
         square = self.config[
             "longest"
-        ]  # as scta_lab.judge.decode.Approximate stretches a query, and reads its distances
+        ]  # as scta_lab.judge.search.Approximate stretches a query, and reads its distances
         stretch = (square / query.square().sum().clamp_min(1e-12)).sqrt()
         distances, ids = self.index.search(F.pad(stretch * query, (0, 1)).numpy(), k)
         scores = (square - torch.from_numpy(distances[0]) / 2) / stretch

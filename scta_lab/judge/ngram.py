@@ -1,13 +1,13 @@
-"""The control that knows two tokens of context: an interpolated Kneser–Ney model of tokens, counted, not trained.
+"""The control that knows two tokens of context: an n-gram model, counted, not trained.
 
-With c the counts of the highest order, and of a lower one the number of different tokens that stand before (Kneser and
-Ney 1995, interpolated as in Chen and Goodman 1999):
+It is an interpolated Kneser–Ney model (Kneser and Ney 1995; Chen and Goodman 1999). With c the
+counts of the highest order, and of a lower one the number of different tokens that stand before:
 
 p(w | ctx) = max(c(ctx w) - δ, 0) / c(ctx ·) + δ N(ctx ·) / c(ctx ·) p(w | shorter ctx)
 
-down to 1/V; N(ctx ·) counts the different tokens after a context. One that was never seen leaves it to the shorter one.
-δ = n₁/(n₁ + 2 n₂) for each order, from the numbers of n-grams that come once and twice (Ney, Essen and Kneser 1994).
-Left out: three discounts an order, and more than three tokens.
+down to 1/V; N(ctx ·) counts the different tokens after a context. One that was never seen leaves it
+to the shorter one. δ = n₁/(n₁ + 2 n₂) for each order, from the numbers of n-grams that come once
+and twice (Ney, Essen and Kneser 1994). Left out: three discounts an order, and longer n-grams.
 """
 
 from dataclasses import dataclass
@@ -17,111 +17,171 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scta_lab import evaluate
+from scta_lab.judge import evaluate
 from scta_lite import checks
 
 POSITIONS = 1024  # that are scored at a time
+Array = np.ndarray
 
 
 @dataclass
 class Order:
-    """The n-grams of one order by context: the entries from begins[i] to begins[i + 1] are those of contexts[i]."""
+    """The n-grams of one order: entries begins[i] to begins[i + 1] are those of contexts[i]."""
 
-    contexts: np.ndarray  # (C,), rising
-    begins: np.ndarray  # (C + 1,)
-    words: np.ndarray  # (n,)
-    weights: np.ndarray  # (n,), (c - δ) / c(ctx ·)
-    rest: np.ndarray  # (C,), what the shorter context's p is multiplied by
+    contexts: Array  # (C,), rising
+    begins: Array  # (C + 1,)
+    words: Array  # (n,)
+    weights: Array  # (n,), (c - δ) / c(ctx ·)
+    rest: Array  # (C,), δ N(ctx ·) / c(ctx ·), by which the shorter context's p is multiplied
 
     @staticmethod
-    def of(ngrams: np.ndarray, counts: np.ndarray, vocab: int) -> "Order":
-        """Of distinct n-grams, rising, each the number of its context · V + its last token."""
-        contexts, begins = np.unique(ngrams // vocab, return_index=True)
-        totals, begins = np.add.reduceat(counts, begins), np.append(begins, len(ngrams))
-        sizes, delta = np.diff(begins), discount(counts)
+    def counted(ngrams: Array, counts: Array, vocab: int) -> "Order":
+        """From distinct n-grams, rising, each the number of its context · V + its last token."""
+        contexts, firsts = np.unique(ngrams // vocab, return_index=True)
+        begins = np.append(firsts, len(ngrams))
+        totals = np.add.reduceat(counts, firsts)  # (C,), c(ctx ·)
+        sizes = np.diff(begins)  # (C,), N(ctx ·)
+        delta = discount(counts)
         weights = np.maximum(counts - delta, 0) / np.repeat(totals, sizes)
-        return Order(contexts, begins, ngrams % vocab, weights, delta * sizes / totals)
+        return Order(contexts, begins, ngrams % vocab, weights, rest=delta * sizes / totals)
 
-    def after(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What may follow the contexts (N,): `rest` (N,), 1 where never seen; and entries: row, word, weight, (E,)."""
+    def after(self, contexts: Array) -> tuple[Array, Array, Array, Array]:
+        """What may follow the contexts (N,): `rest` (N,), 1 where a context was never seen.
+
+        And of each of E entries the row of its context, the word, and the weight.
+        """
         place = np.searchsorted(self.contexts, contexts).clip(max=len(self.contexts) - 1)
-        seen = self.contexts[place] == contexts
+        seen = self.contexts[place] == contexts  # (N,)
         sizes = np.where(seen, np.diff(self.begins)[place], 0)
-        rows = np.repeat(np.arange(len(contexts)), sizes)
-        entries = np.arange(sizes.sum()) + np.repeat(self.begins[place] - sizes.cumsum() + sizes, sizes)
-        return np.where(seen, self.rest[place], 1.0), rows, self.words[entries], self.weights[entries]
+        rows, entries = ragged_ranges(self.begins[place], sizes)
+        rest = np.where(seen, self.rest[place], 1.0)
+        return rest, rows, self.words[entries], self.weights[entries]
 
 
-def discount(counts: np.ndarray) -> float:
+def numbered(ids: Array, vocab: int, order: int) -> Array:
+    """Each n-gram of the examples (n, T) as one number: (n, T - order + 1).
+
+    >>> numbered(np.array([[1, 2, 3]]), vocab=10, order=2)
+    array([[12, 23]])
+    """
+    places = ids.shape[1] - order + 1
+    ngrams = 0
+    for i in range(order):
+        ngrams = ngrams * vocab + ids[:, i : i + places]
+    return ngrams
+
+
+def ragged_ranges(begins: Array, sizes: Array) -> tuple[Array, Array]:
+    """Which range each number is of, and the numbers, of many ranges one after the other.
+
+    >>> ragged_ranges(np.array([50, 0, 70]), np.array([2, 0, 3]))
+    (array([0, 0, 2, 2, 2]), array([50, 51, 70, 71, 72]))
+    """
+    rows = np.repeat(np.arange(len(sizes)), sizes)
+    firsts = sizes.cumsum() - sizes  # where each range begins in the result
+    within = np.arange(len(rows)) - firsts[rows]  # 0, 1, 2, … in each range
+    return rows, begins[rows] + within
+
+
+def discount(counts: Array) -> float:
     """δ, of the counts of an order's n-grams; 1/2 where none comes once or none twice.
 
     >>> discount(np.array([1, 1, 2, 5]))
     0.5
     """
-    once, twice = (counts == 1).sum(), (counts == 2).sum()
+    once = (counts == 1).sum()
+    twice = (counts == 2).sum()
     return float(once / (once + 2 * twice)) if once and twice else 0.5
 
 
 class KneserNey:
     """An n-gram model of training examples (n, T) over V tokens, `order` 2 or 3.
 
-    Within an example the first token predicts the second by a bigram. ValueError for ids that are not below V, or a V
-    above 2,097,152, whose cube no 64-bit integer holds.
+    Within an example the first token predicts the second by a bigram. ValueError for ids that are
+    not below V, or a V above 2,097,152, whose cube no 64-bit integer holds.
     """
 
-    def __init__(self, examples: np.ndarray, vocab: int, order: int = 3):
-        checks.integer("vocab", vocab, 1)
-        if vocab > 1 << 21:
-            raise ValueError(f"vocab={vocab}: expected at most {1 << 21:,}")
-        if order not in (2, 3):
-            raise ValueError(f"order={order!r}: expected 2 or 3")
-        fits = examples.ndim == 2 and examples.shape[1] >= order and len(examples) > 0
-        if not fits or not 0 <= examples.min() <= examples.max() < vocab:
-            found = f"examples of shape {examples.shape}"
-            raise ValueError(f"{found}: expected (n, T), n from 1 and T from {order} up, ids below {vocab}")
-        self.vocab, ids = vocab, examples.astype(np.int64)
-        ngrams = sum(ids[:, i : ids.shape[1] - order + 1 + i] * vocab ** (order - 1 - i) for i in range(order))
-        ngrams, counts = np.unique(ngrams, return_counts=True)
-        orders = [Order.of(ngrams, counts, vocab)]
-        for length in range(order - 1, 0, -1):  # of the shorter: how many different tokens stand before
-            ngrams, counts = np.unique(ngrams % vocab**length, return_counts=True)
-            orders.append(Order.of(ngrams, counts, vocab))
-        alone = orders.pop()  # (V,): of no context
-        self.p = np.full(vocab, alone.rest[0] / vocab)
-        self.p[alone.words] += alone.weights
-        self.rising, self.orders = np.sort(self.p), orders[::-1]  # the shorter context first
+    def __init__(self, examples: Array, vocab: int, order: int = 3):
+        _check(examples, vocab, order)
+        self.vocab = vocab
+        ngrams = numbered(examples.astype(np.int64), vocab, order)
+        orders = []
+        for length in range(order, 0, -1):
+            ngrams, counts = np.unique(ngrams, return_counts=True)
+            orders.append(Order.counted(ngrams, counts, vocab))
+            # Without its first token one comes as often as there are tokens that stand before it.
+            ngrams = ngrams % vocab ** (length - 1)
+        unigrams = orders.pop()
+        self.p = np.full(vocab, unigrams.rest[0] / vocab)  # (V,), without a context
+        self.p[unigrams.words] += unigrams.weights
+        self.rising = np.sort(self.p)
+        self.orders = orders[::-1]  # the shorter context first
 
     def metrics(self, ids: Tensor, *, lengths: Tensor | None = None) -> dict:
-        """What `evaluate.metrics` gives of a model: of predicting each id from the two before it; ids (n, T)."""
-        return evaluate.summary(*self.judge(ids), evaluate.said(ids, lengths))
+        """As `evaluate.metrics` of a model: of each id from the two before it; ids (n, T)."""
+        nll, ranks = self.judge(ids)
+        return evaluate.summary(nll, ranks, evaluate.target_lengths(ids, lengths))
 
     def judge(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each position the NLL in nats (N,) and the target's rank (N,); ids (n, T), N = n (T - 1)."""
-        before = F.pad(ids[:, :-1], (1, 0), value=-1)[:, :-1]  # of the first token none
-        positions = torch.stack([ids[:, :-1], before, ids[:, 1:]]).flatten(1).numpy()  # (3, N)
-        parts = [positions[:, i : i + POSITIONS] for i in range(0, positions.shape[1], POSITIONS)]
-        nll, ranks = (np.concatenate(found) for found in zip(*map(self._judged, parts), strict=True))
+        """Of each position the NLL in nats (N,) and the target's rank (N,); ids (n, T)."""
+        last, target = ids[:, :-1], ids[:, 1:]  # (n, T - 1)
+        earlier = F.pad(last, (1, 0), value=-1)[:, :-1]  # of the first token none
+        positions = torch.stack([last, earlier, target]).flatten(1).numpy()  # (3, N)
+        N = positions.shape[1]
+        nll = np.empty(N)
+        ranks = np.empty(N, np.int64)
+        for start in range(0, N, POSITIONS):
+            part = slice(start, start + POSITIONS)
+            nll[part], ranks[part] = self._judged(*positions[:, part])
         return torch.from_numpy(nll), torch.from_numpy(ranks)
 
-    def _judged(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """NLL (N,) and the target's rank (N,); positions (3, N): the token before, the one before that, the target.
+    def _judged(self, last: Array, earlier: Array, target: Array) -> tuple[Array, Array]:
+        """NLL (N,) and rank (N,), of the token before, the one before that, and the target.
 
-        Only the tokens that have followed the context are gone through: all others keep the order of `self.p`.
+        Only the tokens that have followed the context are gone through: all others keep the order
+        of `self.p`, times a scale of the position's.
         """
-        last, earlier, target = positions
-        scale, keys, added = np.ones(len(last)), np.empty(0, np.int64), np.empty(0)
-        contexts = last, np.where(earlier < 0, -1, earlier * self.vocab + last)
+        scale, rows, words, p = self._followers(last, earlier)
+        least = self.p[target]  # (N,), what another token's self.p must be to rank as high
+        p_target = scale * least
+        hits = np.flatnonzero(words == target[rows])  # entries that are their position's target
+        p_target[rows[hits]] = p[hits]
+        least[rows[hits]] = p[hits] / scale[rows[hits]]
+        ranks = self.vocab - np.searchsorted(self.rising, least)  # as if none had followed
+        ranks_as_high = (p >= p_target[rows]).astype(np.int64)
+        was_counted = self.p[words] >= least[rows]
+        correction = np.bincount(rows, ranks_as_high - was_counted, len(target))
+        return -np.log(p_target), ranks + correction.astype(np.int64)
+
+    def _followers(self, last: Array, earlier: Array) -> tuple[Array, ...]:
+        """The tokens that have followed the contexts, of one token and of two, (N,).
+
+        What `self.p` is multiplied by where none has, (N,); and of E entries the row, word and p.
+        """
+        scale = np.ones(len(last))
+        rows = words = np.empty(0, np.int64)
+        weights = np.empty(0)
+        contexts = (last, np.where(earlier < 0, -1, earlier * self.vocab + last))
         for order, context in zip(self.orders, contexts, strict=False):
-            rest, rows, words, weights = order.after(context)
-            scale, added = scale * rest, np.append(added * rest[keys // self.vocab], weights)
-            keys = np.append(keys, rows * self.vocab + words)
-        keys, place = np.unique(keys, return_inverse=True)
+            rest, new_rows, new_words, new_weights = order.after(context)
+            scale = scale * rest
+            weights = np.append(weights * rest[rows], new_weights)
+            rows = np.append(rows, new_rows)
+            words = np.append(words, new_words)
+        # A token that has followed both contexts has two entries: their weights are added.
+        keys, place = np.unique(rows * self.vocab + words, return_inverse=True)
         rows, words = keys // self.vocab, keys % self.vocab
-        p = scale[rows] * self.p[words] + np.bincount(place, added, len(keys))  # of each that has followed
-        wanted, least = scale * self.p[target], self.p[target]
-        at = np.flatnonzero(words == target[rows])
-        wanted[rows[at]] = p[at]
-        least[rows[at]] = p[at] / scale[rows[at]]  # what a token that has not followed needs to be as likely
-        ranks = self.vocab - np.searchsorted(self.rising, least)
-        better = (p >= wanted[rows]).astype(np.int64) - (self.p[words] >= least[rows])
-        return -np.log(wanted), ranks + np.bincount(rows, better, len(last)).astype(np.int64)
+        p = scale[rows] * self.p[words] + np.bincount(place, weights, len(keys))
+        return scale, rows, words, p
+
+
+def _check(examples: Array, vocab: int, order: int) -> None:
+    checks.integer("vocab", vocab, 1)
+    if vocab > 1 << 21:
+        raise ValueError(f"vocab={vocab}: expected at most {1 << 21:,}")
+    if order not in (2, 3):
+        raise ValueError(f"order={order!r}: expected 2 or 3")
+    fits = examples.ndim == 2 and examples.shape[1] >= order and len(examples) > 0
+    if not fits or not 0 <= examples.min() <= examples.max() < vocab:
+        expected = f"expected (n, T), n from 1 and T from {order} up, ids below {vocab}"
+        raise ValueError(f"examples of shape {examples.shape}: {expected}")
