@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from scta_lab import train
 from scta_lab.base.spec import METHODS
 from scta_lab.judge.evaluate import HeldOut
-from scta_lab.run.capture import CapturedRun
+from scta_lab.run.capture import CapturedRows, CapturedRun
 from scta_lab.run.hooks import Checkpoint, Looks
 from scta_lab.run.loop import LabRun
 from scta_lab.text import load
-from scta_lite import RowAdamW, VocabTable
-from scta_lite.rows import optimizer as optim
+from scta_lite import VocabTable
+from scta_lite.rows import ledger as ledgers
 from scta_lite.rows import table as tables
 from scta_lite.train import fit
 
@@ -73,7 +73,7 @@ def graphs(monkeypatch):
             yield
         stand_in.undo()
 
-    for module in (optim, tables):
+    for module in (ledgers, tables):
         monkeypatch.setattr(module, "distinct", tables.distinct_unsorted)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
@@ -140,7 +140,7 @@ def test_what_depends_on_data_is_not_captured(tiny, settings):
 def rows_captured(steps):
     """A table's step as a graph that was captured for so many steps, after one that was done as it came."""
     table, graph, ids = VocabTable(9, 2), Graph(), torch.tensor([1, 2, 1])
-    optimizer = RowAdamW([table], lr=0.1)
+    optimizer = CapturedRows([table], lr=0.1)
 
     def step():
         table(ids).square().sum().backward()
@@ -191,7 +191,7 @@ def test_gradients_that_wait_are_told_at_a_replay(graphs):
 
 def test_a_replay_needs_a_capture():
     with pytest.raises(RuntimeError, match="expected `capturing` before"):
-        RowAdamW([VocabTable(9, 2)]).replay(lambda: None)
+        CapturedRows([VocabTable(9, 2)]).replay(lambda: None)
 
 
 def test_an_optimizer_holds_one_graph(graphs):
@@ -203,7 +203,7 @@ def test_an_optimizer_holds_one_graph(graphs):
 def test_a_table_is_not_read_whole_in_a_captured_step(graphs):
     """The host knows whether rows are behind, and a graph would not ask again."""
     for read in (lambda table: table.weight, lambda table: torch.no_grad()(table)(torch.tensor([1]))):
-        optimizer = RowAdamW([table := VocabTable(9, 2)], lr=0.1)
+        optimizer = CapturedRows([table := VocabTable(9, 2)], lr=0.1)
         with pytest.raises(RuntimeError, match="a table is read whole"), optimizer.capturing(9):
             read(table)
 

@@ -13,7 +13,7 @@ from scta_lab.base.spec import METHODS, SAMPLED
 from scta_lab.methods.model import LanguageModel
 from scta_lab.run.loop import optimizers
 from scta_lite import RowAdamW, VocabTable
-from scta_lite.rows import optimizer as optim
+from scta_lite.rows import ledger as ledgers
 from scta_lite.rows import table as tables
 
 
@@ -23,7 +23,7 @@ def test_the_way_of_a_gpu_gives_the_same(monkeypatch):
     for table, optimizer in (expected, padded):
         if table is padded[0]:
             monkeypatch.setattr(tables, "distinct", tables.distinct_unsorted)
-            monkeypatch.setattr(optim, "distinct", tables.distinct_unsorted)
+            monkeypatch.setattr(ledgers, "distinct", tables.distinct_unsorted)
         for seed in range(20):
             ids = torch.randint(50, (2, 7), generator=torch.Generator().manual_seed(seed))
             (table(ids).pow(3).sum() + table(ids[0]).sum()).backward()
@@ -32,7 +32,7 @@ def test_the_way_of_a_gpu_gives_the_same(monkeypatch):
 
 
 def test_no_ids_are_none_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(optim, "distinct", tables.distinct_unsorted)
+    monkeypatch.setattr(ledgers, "distinct", tables.distinct_unsorted)
     (table, rows), _ = twins(5, 2)
     (table(torch.tensor([1, 1, 2])).sum() + table(torch.empty(0).long()).sum()).backward()
     rows.step()
@@ -87,10 +87,11 @@ def test_an_optimizer_that_goes_leaves_its_table_current(scheduled):
             optimizer.step()
             optimizer.zero_grad()
     scheduler = torch.optim.lr_scheduler.StepLR(rows, 1) if scheduled else None
-    assert table.behind
+    (ledger,) = rows._ledgers.values()
+    assert ledger.behind
     del rows, optimizer, scheduler
     gc.collect()
-    assert not table.behind
+    assert not ledger.behind
     torch.testing.assert_close(table.weight, dense.weight.detach(), rtol=1e-12, atol=1e-12)
     with pytest.raises(RuntimeError, match="expected a RowAdamW"):
         table(torch.tensor([3]))
@@ -169,7 +170,7 @@ def test_no_operation_of_a_step_is_over_v(tiny):
         known = list(made.state_dict().values())
         for ledger in (ledger for o in both[1:] for ledger in o._ledgers.values()):
             ledger.begin(0)
-            known += [ledger.moments, ledger.last, ledger.seen, ledger.missed]
+            known += [ledger.moments, ledger.last, ledger.seen, ledger.logs]
         ids = torch.randint(V, (2, 9))
         for _ in range(2):
             with Allocated(V, known) as watch:

@@ -1,21 +1,147 @@
-"""A step on a GPU as one CUDA graph: captured once, then launched at once. Phases inside it have no times."""
+"""A step on a GPU as one CUDA graph: captured once, then launched at once.
 
-from collections.abc import Iterator
+`CapturedRun` is a training of such steps; phases inside a step have no times. `CapturedRows` is the
+optimizer that it needs for tables of which a step reads rows.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from scta_lab.run.loop import LabRun
+from scta_lab.run.loop import LabRun, optimizers
+from scta_lite.rows import RowAdamW
+from scta_lite.rows.ledger import Ledger
+from scta_lite.rows.optimizer import Settings, checked, move_rows
 from scta_lite.timing import StepTimer
 
 WARM = 4  # steps before one is captured, in which libraries choose kernels and take their memory
+
+
+@dataclass
+class GroupStep:
+    """What a graph holds of the step of one group of tables."""
+
+    group: dict
+    rate: Tensor  # (), where the graph reads it
+    moved: dict[Ledger, Tensor]  # ids (U,) of the rows that each replay moves
+    settings: Settings
+
+
+@dataclass
+class Captured:
+    """What a graph holds of an optimizer's step."""
+
+    steps: int  # in all, for which there is memory
+    rates: list[Tensor]  # () for each group
+    ledgers: dict[Ledger, int]  # and the era of each
+    groups: list[GroupStep] = field(default_factory=list)
+
+
+class CapturedRows(RowAdamW):
+    """A RowAdamW whose step a CUDA graph can hold. It holds one graph."""
+
+    captured: Captured | None = None
+    being_captured: Captured | None = None
+
+    @contextmanager
+    def capturing(self, steps: int) -> Iterator[None]:
+        """Inside, a `torch.cuda.graph` is captured: its one step is written down and not counted.
+
+        Then `replay` does it, until `steps` steps were done in all. The rate may change from step
+        to step; eps and weight decay may not. The look-ups have the sizes that they had here, no
+        state may be loaded, and the tables are not read whole inside. RuntimeError for gradients
+        that no step has used.
+        """
+        ledgers = self.ledgers()
+        self._require_no_gradients()
+        if self.captured is not None:
+            expected = "expected one for each RowAdamW, as it holds the rates of one graph"
+            raise RuntimeError(f"a second capture: {expected}")
+        for ledger in ledgers:
+            ledger.reserve(steps)
+        device = ledgers[0].moments.device
+        rates = [torch.zeros((), device=device) for _ in self.param_groups]
+        self.being_captured = Captured(steps, rates, eras(ledgers))
+        try:
+            yield
+            self.captured = self.being_captured
+        finally:
+            self.being_captured = None
+
+    def move(self, group: dict, ledgers: list[Ledger], settings: Settings) -> None:
+        """One step of tables of a group; in a capture by a rate that the device reads."""
+        held = self.being_captured
+        if held is None:
+            super().move(group, ledgers, settings)
+            return
+        rate = held.rates[len(held.groups)]
+        moved = move_rows(ledgers, {**settings, "lr": rate})
+        held.groups.append(GroupStep(group, rate, moved, settings))
+
+    @torch.no_grad()
+    def replay(self, graph: Callable[[], None]) -> None:
+        """The step that was captured, by the graph's `replay`, at the rates of the groups now.
+
+        RuntimeError where it would not be that step: after more steps than it was captured for, a
+        loaded state, another eps or weight decay, or with gradients that no step has used.
+        """
+        self._require_no_gradients()
+        held = self.captured
+        if held is None:
+            raise RuntimeError(
+                "replay without a step that was captured: expected `capturing` before"
+            )
+        if held.ledgers != eras(self.ledgers()):
+            cause = "load_state_dict, restore, or a new RowAdamW"
+            raise RuntimeError(f"replay after {cause}: expected a new capture")
+        now = [unchanged(step, held.steps) for step in held.groups]
+        for step, settings in zip(held.groups, now, strict=True):
+            step.rate.fill_(settings["lr"])
+        graph()
+        for step, settings in zip(held.groups, now, strict=True):
+            for ledger, ids in step.moved.items():
+                ledger.record(ids, **settings)
+
+    def flush(self) -> None:
+        if self.being_captured is not None:
+            expected = "expected look-ups with gradients alone"
+            raise RuntimeError(f"a table is read whole in a captured step: {expected}")
+        super().flush()
+
+    def _require_no_gradients(self) -> None:
+        if any(ledger.used for ledger in self.ledgers()):
+            expected = "expected `step` or `zero_grad` before a captured step"
+            raise RuntimeError(f"gradients that no step has used: {expected}")
+
+
+def eras(ledgers: list[Ledger]) -> dict[Ledger, int]:
+    """Of each ledger how often its memory was made anew."""
+    return {ledger: ledger.era for ledger in ledgers}
+
+
+def unchanged(step: GroupStep, steps: int) -> Settings:
+    """The settings of the group now; RuntimeError where the graph holds others."""
+    settings = checked(step.group, step.moved)
+    now, then = ([s["eps"], s["weight_decay"]] for s in (settings, step.settings))
+    if now != then:
+        expected = f"expected {then}, with which the step was captured"
+        raise RuntimeError(f"eps, weight_decay={now}: {expected}")
+    if any(ledger.steps >= steps for ledger in step.moved):
+        raise RuntimeError(f"steps={steps}: as many were done; expected a graph captured for more")
+    return settings
 
 
 class CapturedRun(LabRun):
     """A run whose steps are replays of one, from the fifth on."""
 
     graph: torch.cuda.CUDAGraph | None = None
+
+    def make_optimizers(self) -> list[Optimizer]:
+        return optimizers(self.spec, self.model, CapturedRows)
 
     def step(self, batches: Iterator[Tensor]) -> None:
         if self.graph is None and len(self.timer.steps) == WARM:
@@ -34,7 +160,8 @@ class CapturedRun(LabRun):
 
     def _capture(self, ids: Tensor) -> None:
         """Records the work of a step, which reads `self.ids` and leaves its loss in `self.loss`."""
-        self.graph, self.ids = torch.cuda.CUDAGraph(), ids.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        self.ids = ids.clone()
         self.graph.register_generator_state(self.generator)
         tables = self.table_optimizers()
         capturing = tables[0].capturing(len(self.losses)) if tables else nullcontext()
@@ -53,7 +180,8 @@ class CapturedRun(LabRun):
     @contextmanager
     def _unmarked(self) -> Iterator[None]:
         """No event can be recorded for a time inside a graph."""
-        timer, self.timer = self.timer, StepTimer(torch.device("cpu"))
+        timer = self.timer
+        self.timer = StepTimer(torch.device("cpu"))
         self.timer.start()
         self.timer.mark("data")
         yield

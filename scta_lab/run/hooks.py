@@ -15,6 +15,7 @@ from torch.optim import Optimizer, SparseAdam
 from scta_lab.base import machine, weights
 from scta_lab.base.files import set_aside
 from scta_lab.judge.evaluate import HeldOut
+from scta_lab.run import rows
 from scta_lab.run.loop import LabRun
 from scta_lite.rows import RowAdamW
 from scta_lite.timing import finish
@@ -179,7 +180,7 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def snapshot(optimizer: Optimizer) -> dict[str, Tensor]:
     """All that an optimizer keeps, in one flat dictionary of tensors; `put_back` is the way back."""
     if isinstance(optimizer, RowAdamW):
-        return optimizer.snapshot()
+        return rows.snapshot(optimizer)
     tensors = {}
     for i, state in optimizer.state_dict()["state"].items():
         for key, x in state.items():
@@ -190,7 +191,7 @@ def snapshot(optimizer: Optimizer) -> dict[str, Tensor]:
 def put_back(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Gives an optimizer over the same parameters what `snapshot` gave."""
     if isinstance(optimizer, RowAdamW):
-        optimizer.restore(tensors)
+        rows.restore(optimizer, tensors)
         return
     state: dict[int, dict] = {}
     for name, x in tensors.items():

@@ -111,7 +111,9 @@ def begun(spec: Spec, counts: Tensor | None, device: torch.device) -> LanguageMo
         return LanguageModel(spec, counts).to(device)
 
 
-def optimizers(spec: Spec, model: LanguageModel) -> list[Optimizer]:
+def optimizers(
+    spec: Spec, model: LanguageModel, rows: type[RowAdamW] = RowAdamW
+) -> list[Optimizer]:
     """AdamW for the dense parameters, then RowAdamW or SparseAdam for the tables of which it sees rows."""
     settings = {"betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
     table_lr = spec.table_lr or spec.lr
@@ -128,7 +130,7 @@ def optimizers(spec: Spec, model: LanguageModel) -> list[Optimizer]:
     plain = AdamW(groups, lr=spec.lr, fused=True, capturable=spec.capture, **settings)
     tables = [module for module in model.modules() if isinstance(module, VocabTable)]
     if tables:
-        return [plain, RowAdamW(tables, lr=table_lr, **settings)]
+        return [plain, rows(tables, lr=table_lr, **settings)]
     if sparse:
         return [plain, SparseAdam(sparse, lr=table_lr, betas=spec.betas, eps=spec.eps)]
     return [plain]

@@ -1,4 +1,4 @@
-"""Tables of which a step reads a few rows, trained as dense AdamW would train them: `VocabTable`, `RowAdamW`."""
+"""Tables of which a step reads a few rows, trained as a dense AdamW would train them."""
 
 from scta_lite.rows.optimizer import RowAdamW
 from scta_lite.rows.table import VocabTable

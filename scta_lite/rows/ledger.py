@@ -1,99 +1,123 @@
-"""`Ledger`: what RowAdamW keeps of a table, and how a row that missed some steps is brought up to date.
+"""`Ledger`: what RowAdamW keeps of a table, and how a row that missed some steps is made current.
 
-A dense AdamW moves all V rows at every step, those without a gradient too: their momentum goes on, and so does their
-decay. RowAdamW makes those moves up at once, when a row is next read. Let lr_j and λ_j = lr_j · weight_decay be what
-step j used, and a row, with moments m and v, be last current after step s. AdamW's steps s+1 … t without a gradient sum
-up to (derived in notebook 05)
+A dense AdamW moves all V rows at every step, those without a gradient too: their momentum goes on,
+and so does their decay (`naive` shows it). RowAdamW makes those moves up at once, when a row is
+next read. Let lr_j and λ_j = lr_j · weight_decay be what step j used, and a row, with moments m and
+v, be last current after step s. AdamW's steps s+1 … t without a gradient sum up to (derived in
+notebook 05)
 
     w ← P(s,t) [w - A · m / (√v + B/A)],    m ← β1^(t-s) m,    v ← β2^(t-s) v,
 
     P(s,t) = Π_{j=s+1…t} (1-λ_j),    r = β1/√β2,    a(j) = lr_j √(1-β2^j) / (1-β1^j),
 
-    A = Σ_{j=s+1…t} r^(j-s) a(j) / P(s,j),    B = ε Σ_{j=s+1…t} (r/√β2)^(j-s) a(j) √(1-β2^j) / P(s,j).
+    A = Σ_{j=s+1…t} r^(j-s) a(j) / P(s,j),
+    B = Σ_{j=s+1…t} (r/√β2)^(j-s) a(j) / P(s,j) · ε √(1-β2^j).
 
-A and B depend on s alone, not on the row: each step adds a term to those of the last few hundred s, and all that is
-older is final. The rates may change from step to step, by any scheduler. The host keeps the sums, and a step sends the
-few hundred that it changed: on the device a row costs the exponentials of five numbers and five operations on its
-vectors. The sums are exact for ε = 0; ε itself is met by its mean over the missed steps. Where |g| ≫ ε that is exact to
-first order. Where |g| ≪ ε, at the default betas and a constant rate, a row read once moves wrongly by 11% if that was
-at step 1, 1% at step 31, 0.013% at step 501. With a smaller β2 that fades more slowly, or not at all: at step 501 it is
-0.2% for β2 = 0.99, 1% for 0.98, 9% for 0.95. Rates that rise quickly add to it.
+A and B depend on s alone, not on the row: each step adds a term to those of the last few hundred s,
+and all that is older is final. The rates may change from step to step, by any scheduler. The host
+keeps the sums, and a step sends the few hundred that it changed. On the device a row costs the
+exponentials of five numbers and five operations on its vectors.
 
-Nothing here has V rows but the table, its moments, and two integers a row. The sums take 24 bytes a step on the
-host, and 40 on the device.
+The sums are exact for ε = 0; ε itself is met by its mean over the missed steps. Where |g| ≫ ε that
+is exact to first order. Where |g| ≪ ε, at the default betas and a constant rate, a row read once
+moves wrongly by 11% if that was at step 1, 1% at step 31, 0.013% at step 501. With a smaller β2
+that fades more slowly, or not at all: at step 501 it is 0.2% for β2 = 0.99, 1% for 0.98, 9% for
+0.95. Rates that rise quickly add to it.
+
+Nothing here has V rows but the table, its moments, and two integers a row. The sums take 24 bytes a
+step on the host, and 40 on the device.
 """
 
 import math
-from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scta_lite.rows.table import Borrowed, VocabTable, merged
+from scta_lite.rows.table import Borrowed, VocabTable, distinct, merged
 
 _NOTHING = 1e-18  # of a sum, a share that no float64 shows
-_ZERO, _LOG_0 = 1e-300, -1e3  # for 0 where its logarithm is taken, and a logarithm of what is 0 in every type
+_ZERO = 1e-300  # for 0 where its logarithm is taken
+_LOG_ZERO = -1e3  # a logarithm of what is 0 in every type
+_LOOK_UPS = 8  # that wait for a step, each with rows of its own; more are merged
+_FLUSHED = 1 << 14  # rows brought up to date at a time
 
 
-@dataclass(eq=False)
 class Ledger:
-    """What RowAdamW keeps of one table; `begin` makes its tensors, on the table's device, when they are first used."""
+    """What RowAdamW keeps of one table. `begin` makes its tensors, when the table is first used."""
 
-    table: VocabTable
-    betas: tuple[float, float]  # which may not change
-    used: dict[int, Borrowed] = field(default_factory=dict)  # look-ups that a backward pass gave a gradient
-    had_gradient: bool = False  # since the last zero_grad to None
-    zeros: bool = False  # the gradients were set to 0: without a look-up a step moves the rows all the same
-    began: int = 0  # times that the moments were made anew: at first, and where others were loaded
-    steps: int = 0  # steps done, as `step` has it, without asking the device
+    def __init__(self, table: VocabTable, betas: tuple[float, float]):
+        self.table = table
+        self.betas = betas  # which may not change
+        self.steps = 0  # done
+        self.era = 0  # times that the moments were made anew
+        self.used: dict[int, Borrowed] = {}  # look-ups that a backward pass gave a gradient
+        self.had_gradient = False  # since the last zero_grad to None
+        self.zeros = False  # gradients were set to 0: without a look-up a step moves rows too
+        self.behind = False  # some rows have missed steps
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int = 0) -> None:
+        """Moments of 0, and all rows current, after so many steps; on the table's device."""
         stored = self.table.stored
-        self.began, self.steps, self.used = self.began + 1, steps, {}
+        self.era += 1
+        self.used = {}
+        self.steps = steps
+        self.step = stored.new_full((), steps, dtype=torch.float32)  # the same, on the device
         self.moments = stored.new_zeros(2, *stored.shape)  # m and v
-        self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # the step after which a row is current
+        self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # s of each row
         self.seen = torch.empty_like(self.last)  # where `distinct` finds an id's first place
-        self.step = stored.new_full((), steps, dtype=torch.float32)
-        self.sums = np.zeros((3, steps + 256))  # for each s: A, B, and Σ_{j≤s} ln(1-λ_j)
-        self.missed = stored.new_zeros(steps + 257, 5, dtype=torch.float64)  # what `_send` makes of them; first, of now
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
-        self.log_betas = np.array([math.log(beta) if beta > 0 else _LOG_0 for beta in (self.beta1, self.beta2)])
-        self.powers = np.zeros((2, 0))  # of r and of r/√β2: …, second, first
-        self._send(0)
-
-    @property
-    def begun(self) -> bool:
-        return self.began > 0
-
-    @torch.no_grad()
-    def take_over(self, used: dict[int, Borrowed]) -> None:
-        """Keeps look-ups whose gradients wait for a step, with the moments that now hold."""
-        for key, rows in used.items():
-            self.used[key] = rows._replace(moments=self.moments.index_select(1, rows.ids))
+        self.sums = np.zeros((3, steps + 256))  # of each s: A, B, ln P(0,s)
+        self.logs = stored.new_zeros(steps + 256, 5, dtype=torch.float64)  # of each s: see `send`
+        self.now = stored.new_zeros(5, dtype=torch.float64)
+        self.send(0)
 
     def rounded(self, number: float) -> float:
         """As the table's dtype has it: by this a dense AdamW multiplies."""
         return torch.tensor(number, dtype=self.table.stored.dtype).item()
 
-    def rows(self) -> Borrowed:
+    def borrow(self, ids: Tensor) -> Tensor:
+        """Rows (…, dim) of ids (…), current; a backward pass leaves them in `used`."""
+        flat = ids.flatten().long()  # (n,)
+        once, places = distinct(flat, self.seen)  # (U,), (n,)
+        rows = self.current(once, first=places if once is flat else None)
+        leaf = rows.w.requires_grad_()
+        leaf.register_post_accumulate_grad_hook(LookUp(self, rows).take_gradient)
+        return leaf.index_select(0, places).view(*ids.shape, self.table.dim)
+
+    @torch.no_grad()
+    def current(self, ids: Tensor, first: Tensor | None = None) -> Borrowed:
+        """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
+        w = self.table.stored.index_select(0, ids)  # (U, dim)
+        moments = self.moments.index_select(1, ids)  # (2, U, dim)
+        m, v = moments
+        last = self.last.index_select(0, ids)  # (U,)
+        logs = self.logs.index_select(0, last).sub_(self.now)  # (U, 5)
+        missed = torch.exp(logs, out=w.new_empty(logs.shape))  # in the table's dtype
+        missed = missed.T.unsqueeze(2)  # (5, U, 1)
+        A, B_over_A, P = missed[:3]  # (U, 1) each
+        decays = missed[3:]  # β1^(t-s) and β2^(t-s): (2, U, 1)
+        root = v.sqrt().add_(B_over_A)
+        w.addcmul_(torch.div(m, root, out=root), A, value=-1).mul_(P)
+        return Borrowed(ids, first, w, moments.mul_(decays))
+
+    def moves(self) -> bool:
+        """Whether a step moves the table."""
+        return self.zeros or len(self.used) > 0
+
+    @torch.no_grad()
+    def touched(self) -> Borrowed:
         """The rows that a gradient came to, as of one look-up."""
+        if not self.used:  # gradients were set to 0
+            rows = self.current(self.last.new_empty(0, dtype=torch.int64))
+            rows.w.grad = torch.zeros_like(rows.w)
+            return rows
         if len(self.used) > 1:
             rows = merged(list(self.used.values()), self.seen)
             self.used = {id(rows.w): rows}
         return next(iter(self.used.values()))
-
-    def current(self, ids: Tensor, first: Tensor | None = None) -> Borrowed:
-        """Copies of rows and moments, with the steps made up that they have missed; ids: (U,)."""
-        stored, (now, missed) = self.table.stored, self.missed.split([1, len(self.missed) - 1])
-        w, moments = stored.index_select(0, ids), self.moments.index_select(1, ids)  # (U, dim), (2, U, dim)
-        m, v = moments
-        missed = missed.index_select(0, self.last.index_select(0, ids))  # (U, 5)
-        missed = torch.exp(missed.sub_(now), out=stored.new_empty(missed.shape))
-        root = v.sqrt().add_(missed[:, 1:2])
-        w.addcmul_(torch.div(m, root, out=root), missed[:, 0:1], value=-1).mul_(missed[:, 2:3])
-        return Borrowed(ids, first, w, moments.mul_(missed[:, 3:].T.unsqueeze(2)))
 
     def give_back(self, rows: Borrowed) -> None:
         """Writes the rows into the table and its moments; `stamp` says that they are current."""
@@ -104,69 +128,110 @@ class Ledger:
         """Writes down that these rows, (U,), are current after the last step."""
         self.last.index_fill_(0, ids, self.steps)
 
-    def reserve(self, steps: int) -> None:
-        """Makes the memory for so many steps in all, so that none of it moves before."""
-        if steps + 1 > self.sums.shape[1]:
-            more = steps + 1 - self.sums.shape[1]
-            self.sums = np.concatenate([self.sums, np.zeros((3, more))], axis=1)
-            self.missed = torch.cat([self.missed, self.missed.new_zeros(more, 5)])
+    def flush(self) -> None:
+        """Brings all rows up to date."""
+        if self.behind:
+            for ids in torch.arange(self.table.rows, device=self.last.device).split(_FLUSHED):
+                self.give_back(self.current(ids))
+                self.stamp(ids)
+        self.behind = False
 
-    def count(self, lr: float, eps: float, weight_decay: float) -> None:
-        """Adds the step that was just done to the sums of those before it."""
-        beta1, beta2 = self.betas
-        self.steps = t = self.steps + 1
-        kept = self.rounded(1 - lr * weight_decay)  # 1 - λ_t
-        self._reach(self.beta1 / (self.beta2 * kept))
+    def record(self, ids: Tensor, lr: float, eps: float, weight_decay: float) -> None:
+        """Writes step t down, which moved the rows ids (U,): adds its terms to A(s) and B(s)."""
+        self.steps += 1
+        self.behind = True
+        t = self.steps
         if t == self.sums.shape[1]:
             self.reserve(2 * t)
-        self.sums[2, t] = now = self.sums[2, t - 1] + math.log(kept)
-        n = min(t, self.powers.shape[1])
-        A, B, log_kept = self.sums[:, t - n : t]  # of s = t-n … t-1
+        A, B, log_P = self.sums  # views
+        shrink = self.rounded(1 - lr * weight_decay)  # 1 - λ_t
+        log_P[t] = log_P[t - 1] + math.log(shrink)
+        beta1, beta2 = self.betas
         correction = math.sqrt(1 - beta2**t)
-        grown = np.exp(log_kept - now) * (lr * correction / (1 - beta1**t))  # a(t) / P(s,t)
-        A += self.powers[0, -n:] * grown
-        B += self.powers[1, -n:] * grown * (eps * correction)
-        self._send(t - n)
+        a = lr * correction / (1 - beta1**t)
+        root = math.sqrt(self.beta2)
+        r = self.beta1 / root
+        n = min(t, _terms(self.beta1 / (self.beta2 * shrink)))
+        s = slice(t - n, t)  # older ones are final
+        a_over_P = np.exp(log_P[s] - log_P[t]) * a  # a(t) / P(s,t), (n,)
+        A[s] += _powers(r, n) * a_over_P
+        B[s] += _powers(r / root, n) * a_over_P * (eps * correction)
+        self.send(t - n)
+        self.stamp(ids)
 
-    def _send(self, start: int) -> None:
-        """Sends what rows current after step `start` or a later one miss: five logarithms a step, less those of now.
+    def send(self, start: int) -> None:
+        """Sends the device what rows current after step `start` or a later one have missed.
 
-        The exponentials of the differences are A, B/A, P(s,t), β1^(t-s) and β2^(t-s). Now stands before the first s,
-        where a CUDA graph finds it at every step.
+        Of each s the logarithms of A, B/A, 1/P(0,s), β1^-s and β2^-s. Less those of now, of which
+        the first two are 0, they are those of A, B/A, P(s,t), β1^(t-s) and β2^(t-s).
         """
-        A, B, log_kept = self.sums[:, start : self.steps + 1]
+        A, B, log_P = self.sums[:, start : self.steps + 1]  # (n,) each
         A = np.maximum(A, _ZERO)
-        tiny = torch.finfo(self.table.stored.dtype).tiny  # 0 / tiny: a row never used, or without a gap, does not move
-        logs = np.empty((len(A) + 1, 5))
-        logs[1:, 0] = np.log(A)
-        logs[1:, 1] = np.log(B / A + tiny)
-        logs[1:, 2] = -log_kept
-        logs[1:, 3:] = -np.arange(start, self.steps + 1)[:, None] * self.log_betas
-        logs[0] = 0, 0, *logs[-1, 2:]
-        sent = torch.from_numpy(logs)
-        self.missed[:1].copy_(sent[:1], non_blocking=True)
-        self.missed[start + 1 : self.steps + 2].copy_(sent[1:], non_blocking=True)
+        # 0 / tiny: a row that was never used, or has missed nothing, does not move
+        B_over_A = B / A + torch.finfo(self.table.stored.dtype).tiny
+        s = np.arange(start, self.steps + 1)
+        log_beta1 = math.log(self.beta1) if self.beta1 > 0 else _LOG_ZERO
+        log_beta2 = math.log(self.beta2)
+        columns = [np.log(A), np.log(B_over_A), -log_P, -s * log_beta1, -s * log_beta2]
+        logs = np.stack(columns, axis=1)  # (n, 5)
+        now = logs[-1] * [0, 0, 1, 1, 1]
+        # both stay where they are, for a CUDA graph
+        self.now.copy_(torch.from_numpy(now), non_blocking=True)
+        self.logs[start : self.steps + 1].copy_(torch.from_numpy(logs), non_blocking=True)
 
-    def _reach(self, ratio: float) -> None:
-        """Makes the powers long enough for terms that shrink by the ratio a step: what is beyond them is nothing."""
-        needed = 1 + int(math.log(_NOTHING) / math.log(ratio)) if ratio > 0 else 1
-        if needed > self.powers.shape[1]:
-            r = self.beta1 / math.sqrt(self.beta2)
-            self.powers = np.array([[r], [r / math.sqrt(self.beta2)]]) ** np.arange(needed, 0, -1)  # (2, W)
+    def reserve(self, steps: int) -> None:
+        """Makes the memory for so many steps in all, so that none of it moves before."""
+        more = steps + 1 - self.sums.shape[1]
+        if more > 0:
+            self.sums = np.pad(self.sums, ((0, 0), (0, more)))
+            self.logs = torch.cat([self.logs, self.logs.new_zeros(more, 5)])
 
-    def tensors(self) -> dict[str, Tensor]:
-        m, v = self.moments
-        sums = torch.from_numpy(self.sums[:, : self.steps + 1]).T
-        return {"stored": self.table.stored, "m": m, "v": v, "last": self.last, "step": self.step, "sums": sums}
+    @torch.no_grad()
+    def take_over(self, used: dict[int, Borrowed]) -> None:
+        """Keeps look-ups whose gradients wait for a step, with the moments that now hold."""
+        for key, rows in used.items():
+            self.used[key] = rows._replace(moments=self.moments.index_select(1, rows.ids))
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        for name, mine in self.tensors().items():
-            read = tensors[name]
-            mine.copy_(read[: len(mine)] if mine.dim() else read)  # earlier versions kept one more row, for padding
-        self._send(0)
-        self.table.behind = self.steps > 0
+
+class LookUp:
+    """Rows that wait for their gradient, which a hook of autograd's leaf hands over.
+
+    It holds no leaf: only the garbage collector would free such a cycle.
+    """
+
+    def __init__(self, ledger: Ledger, rows: Borrowed):
+        self.ledger = ledger
+        self.rows = rows._replace(w=None)
+        self.era = ledger.era
+        self.steps = ledger.steps  # after which they were read
+
+    def take_gradient(self, leaf: Tensor) -> None:
+        ledger = self.ledger
+        if ledger.era != self.era:
+            cause = "load_state_dict, restore, or a new RowAdamW"
+            expected = "expected their backward pass before that"
+            raise RuntimeError(f"rows read before {cause}: {expected}")
+        if ledger.steps != self.steps:
+            expected = f"expected their backward pass before step {ledger.steps}"
+            raise RuntimeError(f"rows read after step {self.steps}: {expected}")
+        ledger.used[id(leaf)] = self.rows._replace(w=leaf)
+        ledger.had_gradient = True
+        if len(ledger.used) > _LOOK_UPS:
+            ledger.touched()
+
+
+def _terms(ratio: float) -> int:
+    """How many terms of a sum count, each this ratio of the one before."""
+    return 1 + int(math.log(_NOTHING) / math.log(ratio)) if ratio > 0 else 1
+
+
+@lru_cache(maxsize=8)
+def _powers(base: float, n: int) -> np.ndarray:
+    """base^n … base^1, (n,)."""
+    return base ** np.arange(n, 0, -1)
 
 
 def _wide(rows: Tensor) -> Tensor:
-    """The same memory in numbers of 16 bytes, where a row divides into them: a copy moves a number at a time."""
-    return rows.view(torch.complex128) if rows.shape[-1] * rows.element_size() % 16 == 0 else rows
+    """The same memory in numbers of 16 bytes, where a row divides into them, for faster copies."""
+    whole = rows.shape[-1] * rows.element_size() % 16 == 0
+    return rows.view(torch.complex128) if whole else rows

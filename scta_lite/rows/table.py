@@ -1,14 +1,15 @@
-"""`VocabTable`: an embedding table whose training costs the rows that a step reads, not V. `RowAdamW` trains it.
+"""`VocabTable`: an embedding table whose training costs the rows that a step reads, not V.
 
-A look-up borrows rows: it copies the distinct ones with their moments, brought up to date, and hands them to autograd
-as a leaf. The optimizer moves the leaves that got a gradient and writes them back. Left out of `nn.Embedding`:
-padding_idx, max_norm and scale_grad_by_freq.
+A look-up borrows rows. It copies the distinct ones with their moments, brought up to date, and
+hands them to autograd as a leaf. The optimizer moves the leaves that got a gradient and writes them
+back. Left out of `nn.Embedding`: padding_idx, max_norm and scale_grad_by_freq.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
+from weakref import ReferenceType
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +17,32 @@ from torch import Tensor, nn
 
 from scta_lite import checks
 
-if TYPE_CHECKING:
-    from scta_lite.rows.optimizer import RowAdamW
+
+class Lender(Protocol):
+    """What a table asks of the optimizer that trains it, `RowAdamW`."""
+
+    def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
+        """Rows (…, dim) of ids (…), brought up to date, for autograd."""
+
+    def flush(self) -> None:
+        """Brings all rows of its tables up to date."""
+
+    def owns(self, table: VocabTable) -> bool:
+        """Whether the table is still its own: a later optimizer may have taken it over."""
 
 
 class VocabTable(nn.Module):
-    """An embedding table (rows, dim), drawn from N(0, 1) as `nn.Embedding` is, that a `RowAdamW` trains.
+    """An embedding table (rows, dim), drawn from N(0, 1) as `nn.Embedding` is, for a `RowAdamW`.
 
-    `table(ids)` gives (…, dim) for integer ids of any shape. While gradients are recorded it needs its optimizer, and
-    raises RuntimeError without one. `weight` is the whole table, (rows, dim), up to date and outside autograd; a change
-    in place sets the rows, but not those that were read since the last step, which the next step writes. A copy of the
-    table alone is up to date and has no optimizer. A table has no parameters: `model.zero_grad()` and
-    `model.requires_grad_(False)` do not see it: `optimizer.zero_grad()` forgets gradients, and one that is not to be
-    trained is read under `torch.no_grad()`.
+    `table(ids)` gives (…, dim) for integer ids of any shape. While gradients are recorded it needs
+    its optimizer, and raises RuntimeError without one. `weight` is the whole table, (rows, dim), up
+    to date and outside autograd. A change in place sets the rows, but not those that were read
+    since the last step: the next step writes these. A copy of the table alone is up to date and has
+    no optimizer.
+
+    A table has no parameters: `model.zero_grad()` and `model.requires_grad_(False)` do not see it.
+    `optimizer.zero_grad()` forgets gradients. A table that is not to be trained is read under
+    `torch.no_grad()`.
 
     >>> from scta_lite import RowAdamW
     >>> table = VocabTable(1_000_000, 2)
@@ -41,25 +55,28 @@ class VocabTable(nn.Module):
         super().__init__()
         checks.integer("rows", rows, 1)
         checks.integer("dim", dim, 1)
-        self.rows, self.dim = rows, dim
+        self.rows = rows
+        self.dim = dim
         self.register_buffer("stored", nn.init.normal_(torch.empty(rows, dim)), persistent=False)
-        self.optimizer, self.behind = _nobody, False  # behind: some rows have missed steps
+        self.lender: ReferenceType[Lender] | None = None  # weak: an optimizer holds its tables
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding) -> VocabTable:
-        """A table with the rows of an `nn.Embedding`, on its device, in its dtype; `to_embedding` is the way back.
+        """A table with the rows of an `nn.Embedding`, on its device, in its dtype.
 
-        ValueError for an embedding that does more than look up: padding_idx, max_norm, scale_grad_by_freq.
+        `to_embedding` is the way back. ValueError for an embedding that does more than look up:
+        padding_idx, max_norm, scale_grad_by_freq.
 
         >>> VocabTable.from_embedding(nn.Embedding(5, 2)).to_embedding()
         Embedding(5, 2)
         """
         for name in ("padding_idx", "max_norm", "scale_grad_by_freq"):
-            if getattr(embedding, name) is not None and getattr(embedding, name) is not False:
-                raise ValueError(f"embedding.{name}={getattr(embedding, name)!r}: expected an embedding without it")
-        table = cls(*embedding.weight.shape).to(embedding.weight.device, embedding.weight.dtype)
-        with torch.no_grad():
-            table.weight.copy_(embedding.weight)
+            value = getattr(embedding, name)
+            if value is not None and value is not False:
+                raise ValueError(f"embedding.{name}={value!r}: expected an embedding without it")
+        weight = embedding.weight.detach()
+        table = cls(*weight.shape).to(weight.device, weight.dtype)
+        table.weight.copy_(weight)
         return table
 
     def to_embedding(self) -> nn.Embedding:
@@ -68,66 +85,76 @@ class VocabTable(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        if (optimizer := self.owner()) is not None:
-            optimizer.flush()
+        lender = self.owner()
+        if lender is not None:
+            lender.flush()
         return self.stored.detach()
 
     def forward(self, ids: Tensor) -> Tensor:
         checks.dtype("ids", ids, (torch.int64, torch.int32))
-        optimizer = self.owner()
-        if torch.is_grad_enabled():
-            if optimizer is None:
-                raise RuntimeError("optimizer=None: this table's rows cannot be trained; expected a RowAdamW([table]), "
-                                   "or torch.no_grad() to read them only")  # fmt: skip
-            return optimizer.borrow(self, ids)
-        return F.embedding(ids, self.weight)
+        if not torch.is_grad_enabled():
+            return F.embedding(ids, self.weight)
+        lender = self.owner()
+        if lender is None:
+            expected = "expected a RowAdamW([table]), or torch.no_grad() to read them only"
+            raise RuntimeError(f"optimizer=None: this table's rows cannot be trained; {expected}")
+        return lender.borrow(self, ids)
 
-    def owner(self) -> RowAdamW | None:
+    def owner(self) -> Lender | None:
         """The optimizer that has the table, if any."""
-        optimizer = self.optimizer()
-        return optimizer if optimizer is not None and optimizer.owns(self) else None
+        lender = self.lender() if self.lender is not None else None
+        return lender if lender is not None and lender.owns(self) else None
 
     def extra_repr(self) -> str:
         return f"{self.rows}, {self.dim}"
 
     def __getstate__(self) -> dict:
         _ = self.weight  # a copy has no optimizer that could bring it up to date
-        return {**self.__dict__, "optimizer": _nobody}
+        return {**self.__dict__, "lender": None}
 
     def _apply(self, fn, recurse: bool = True) -> VocabTable:
-        self.stored.data = fn(self.stored.data)  # in place, as a parameter is moved: an optimizer holds on to it
+        # in place, as a parameter is moved: an optimizer holds on to the tensor
+        self.stored.data = fn(self.stored.data)
         return self
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}weight"] = self.weight  # the name that nn.Embedding gives it
 
-    def _load_from_state_dict(self, state: dict, prefix: str, *others) -> None:
-        if (weight := state.get(f"{prefix}weight")) is None:
-            others[2].append(f"{prefix}weight")  # the missing keys
-        elif weight.shape != (self.rows, self.dim):
-            others[4].append(f"{prefix}weight of shape {tuple(weight.shape)}: expected {(self.rows, self.dim)}")
+    def _load_from_state_dict(
+        self, state, prefix, metadata, strict, missing_keys, unexpected_keys, error_messages
+    ) -> None:
+        name, expected = f"{prefix}weight", (self.rows, self.dim)
+        if name not in state:
+            missing_keys.append(name)
+        elif state[name].shape != expected:
+            shape = tuple(state[name].shape)
+            error_messages.append(f"{name} of shape {shape}: expected {expected}")
         else:
-            with torch.no_grad():
-                self.weight.copy_(weight)
+            self.weight.copy_(state[name].detach())
 
 
 class Borrowed(NamedTuple):
-    """Rows as one look-up read them, all current."""
+    """Rows as one look-up read them, all current.
+
+    On a GPU ids may repeat, each with a copy of its row. Autograd then adds the gradients of all
+    copies up at one of them: `first[i]` is the place that holds the summed gradient of `ids[i]`.
+    """
 
     ids: Tensor  # (U,)
-    first: Tensor | None  # (U,), where ids may repeat: of each its first place among them, whose gradient is the sum
+    first: Tensor | None  # (U,), or None where no id repeats
     w: Tensor  # (U, dim), a leaf of autograd
     moments: Tensor  # (2, U, dim)
 
     def gradient(self) -> Tensor:
-        """(U, dim), the same for equal ids: so they move alike, and it does not matter which of them is kept."""
+        """(U, dim), the same for equal ids: their copies move alike, and any of them may stay."""
         return self.w.grad if self.first is None else self.w.grad.index_select(0, self.first)
 
 
 def distinct(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows to read for ids (n,), and where each id is among them (n,); `seen`: (rows,) int32, of any values.
+    """The rows to read for ids (n,), and where each id is among them, (n,).
 
-    On a GPU how many ids are distinct would have to come to the host: there all are read, equal ones at their first.
+    `seen`: (rows,) int32, of any values. On a GPU how many ids are distinct would have to come to
+    the host. There all ids are read, and an id is at its first place.
 
     >>> distinct(torch.tensor([5, 3, 5]), torch.empty(9, dtype=torch.int32))
     (tensor([3, 5]), tensor([1, 0, 1]))
@@ -136,12 +163,15 @@ def distinct(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         return distinct_unsorted(ids, seen)
     once, places = ids.unique(return_inverse=True)
     if len(once) and not 0 <= once[0] <= once[-1] < len(seen):
-        raise IndexError(f"ids from {once[0]} to {once[-1]}: expected ids from 0 up and below {len(seen)}")
+        expected = f"expected ids from 0 up and below {len(seen)}"
+        raise IndexError(f"ids from {once[0]} to {once[-1]}: {expected}")
     return once, places
 
 
 def distinct_unsorted(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for a GPU: the ids themselves, and of each its first place; nothing is sorted, nothing depends on data.
+    """The same for a GPU: the ids themselves, and of each its first place.
+
+    Nothing is sorted, and no size depends on data.
 
     >>> distinct_unsorted(torch.tensor([5, 3, 5]), torch.empty(9, dtype=torch.int32))
     (tensor([5, 3, 5]), tensor([0, 1, 0], dtype=torch.int32))
@@ -152,26 +182,28 @@ def distinct_unsorted(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def merged(used: list[Borrowed], seen: Tensor) -> Borrowed:
-    """The rows of several look-ups as of one, with the sum of their gradients; the look-ups' leaves lose theirs."""
-    ids, _, w, moments = zip(*used, strict=True)
-    ids, w, moments = torch.cat(ids), torch.cat(w), torch.cat(moments, 1)
-    once, places = distinct(ids, seen)
-    U, at = len(once), places.long()
+def merged(look_ups: list[Borrowed], seen: Tensor) -> Borrowed:
+    """The rows of several look-ups as of one, with the sum of their gradients.
+
+    The look-ups' leaves lose their gradients.
+    """
+    all_ids = torch.cat([rows.ids for rows in look_ups])  # (n,)
+    all_w = torch.cat([rows.w for rows in look_ups])  # (n, dim)
+    all_moments = torch.cat([rows.moments for rows in look_ups], dim=1)  # (2, n, dim)
+    gradients = torch.cat([rows.w.grad for rows in look_ups])  # (n, dim)
+    ids, places = distinct(all_ids, seen)  # (U,), (n,)
+    first = places if ids is all_ids else None
+    places, U = places.long(), len(ids)
     # a row's copies are equal, so that it does not matter which one stays
-    rows = Borrowed(once, places if once is ids else None,
-                    w[:U].index_copy(0, at, w), moments[:, :U].index_copy(1, at, moments))  # fmt: skip
-    rows.w.grad = torch.zeros_like(rows.w).index_add_(0, at, torch.cat([look_up.w.grad for look_up in used]))
-    for look_up in used:
-        look_up.w.grad = None
-    return rows
+    w = all_w[:U].index_copy(0, places, all_w)  # (U, dim)
+    moments = all_moments[:, :U].index_copy(1, places, all_moments)  # (2, U, dim)
+    w.grad = torch.zeros_like(w).index_add_(0, places, gradients)
+    for rows in look_ups:
+        rows.w.grad = None
+    return Borrowed(ids, first, w, moments)
 
 
 @cache
 def _order(bits: int, device: torch.device) -> Tensor:
-    """0 … 2^bits - 1, kept for ever: a CUDA graph reads it where it stood as the graph was captured."""
+    """0 … 2^bits - 1, kept for ever: a CUDA graph reads it where it stood at the capture."""
     return torch.arange(1 << bits, dtype=torch.int32, device=device)
-
-
-def _nobody() -> None:
-    """The reference to an optimizer of a table that has none."""
