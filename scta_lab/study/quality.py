@@ -2,7 +2,7 @@
 
 A view is what was trained under one rule at one V: for equal steps, for equal seconds, or in two stages. Its
 rows are named as the figures name them (`labels.variant`). Left out: how the settings were found, which is
-`tools/study.py`.
+`studies/study.py`.
 """
 
 import json
