@@ -1,8 +1,9 @@
-"""Executes the notebooks and keeps them clean: `make notebooks`. Not part of the package.
+"""Executes the notebooks and keeps them clean: `make notebooks`.
 
-Each is run as a reader runs it, from notebooks/, except that `save` is True and `resume` False. What only this
-execution knows (times of cells, papermill's cell, widget state, the steps of progress bars) is removed; outputs stay,
-pictures with 64 colours, a third of the bytes. `--clean FILE…` does that alone, to notebooks that were run elsewhere.
+Each is run as a reader runs it, from notebooks/, but with `save` True and `resume` False. What only
+this execution knows (times of cells, papermill's cell, widget state, the steps of progress bars) is
+removed; outputs stay, pictures with 64 colours, a third of the bytes. `--clean FILE…` does that
+alone, to notebooks that were run elsewhere.
 """
 
 import io
@@ -13,62 +14,94 @@ from pathlib import Path
 import nbformat
 import papermill
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbformat import NotebookNode
 from PIL import Image
+from scta_lab.base.files import ROOT
 
-WIDGET = "application/vnd.jupyter.widget-view+json"  # needs a kernel; its static figure stands above it
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+WIDGET = (
+    "application/vnd.jupyter.widget-view+json"  # needs a kernel; its static figure stands above
+)
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def build(path: Path) -> None:
-    """Executes one notebook and replaces it by the result; a failing cell raises and leaves it as it was."""
+    """Executes one notebook and replaces it by the result; a failing cell leaves it as it was."""
     wanted = {"save": True, "resume": False}  # what is shown was run by the code that shows it
-    given = {name: value for name, value in wanted.items() if name in papermill.inspect_notebook(path)}
+    declared = papermill.inspect_notebook(path)
+    given = {name: value for name, value in wanted.items() if name in declared}
     notebook = papermill.execute_notebook(path, None, parameters=given, cwd=path.parent)
     nbformat.write(clean(notebook), path)
 
 
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def clean_file(path: Path) -> None:
+    nbformat.write(clean(nbformat.read(path, 4)), path)
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
     """The notebook without what only its execution knows; one that is clean stays as it is."""
-    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in tags(cell)]
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info")}
     count = 0
     for cell in notebook.cells:
-        cell.metadata = {key: cell.metadata[key] for key in ("tags", "nbmake") if cell.metadata.get(key)}
-        hide(cell)
+        metadata = cell.metadata
+        cell.metadata = {key: metadata[key] for key in ("tags", "nbmake") if metadata.get(key)}
+        if is_hidden(cell):
+            cell.metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) and o.get("text", " x").strip()]
             count += 1
-            cell.execution_count = count
-            for output in cell.outputs:
-                if picture := output.get("data", {}).get("image/png"):
-                    output.data["image/png"] = b64encode(smaller(b64decode(picture))).decode()
-                if output.output_type == "execute_result":
-                    output.execution_count = count
+            number(cell, count)
     return notebook
 
 
-def hide(cell: nbformat.NotebookNode) -> None:
-    """Folds what a reader can do without: the source of a finding, which stands below it, and what is tagged so."""
-    finding = any("text/markdown" in output.get("data", {}) for output in cell.get("outputs", ()))
-    if finding or "hide-input" in cell.metadata.get("tags", ()):
-        cell.metadata["jupyter"] = {"source_hidden": True}
+def tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def is_hidden(cell: NotebookNode) -> bool:
+    """Whether a reader can do without its source: it prints a finding, or is tagged so."""
+    kinds = {kind for output in cell.get("outputs", ()) for kind in output.get("data", {})}
+    return "text/markdown" in kinds or "hide-input" in tags(cell)
+
+
+def number(cell: NotebookNode, count: int) -> None:
+    """Gives the code cell and its outputs its place, and leaves out outputs that say nothing."""
+    outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    cell.outputs = [output for output in outputs if output.get("text", " x").strip()]
+    cell.execution_count = count
+    for output in cell.outputs:
+        if "image/png" in output.get("data", {}):
+            picture = smaller(b64decode(output.data["image/png"]))
+            output.data["image/png"] = b64encode(picture).decode()
+        if output.output_type == "execute_result":
+            output.execution_count = count
 
 
 def smaller(picture: bytes) -> bytes:
-    """The PNG with a palette of 64 colours, picked by octree: by median cut a line that is thin loses its colour."""
-    image, made = Image.open(io.BytesIO(picture)), io.BytesIO()
+    """The PNG with a palette of 64 colours.
+
+    They are picked by octree: by median cut a line that is thin loses its colour.
+    """
+    image = Image.open(io.BytesIO(picture))
     if image.mode == "P":
         return picture
-    image.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(made, "PNG", optimize=True)
-    return made.getvalue()
+    few = image.convert("RGB").quantize(64, Image.Quantize.FASTOCTREE)
+    content = io.BytesIO()
+    few.save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def main(words: list[str]) -> None:
+    if words[:1] == ["--clean"]:
+        for path in words[1:]:
+            clean_file(Path(path))
+        return
+    names = [Path(word).stem for word in words]
+    names = names or sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
+    names.sort(key=lambda name: name == "04_figures")  # last: its claims are what the others found
+    for name in names:
+        build(NOTEBOOKS / f"{name}.ipynb")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--clean"]:
-        for path in sys.argv[2:]:
-            nbformat.write(clean(nbformat.read(path, 4)), path)
-        sys.exit()
-    names = sys.argv[1:] or sorted(p.stem for p in NOTEBOOKS.glob("[0-9]*.ipynb"))
-    for name in sorted(names, key=lambda name: "04_figures" in name):  # last: its claims are what the others found
-        build(NOTEBOOKS / f"{Path(name).stem}.ipynb")
+    main(sys.argv[1:])
