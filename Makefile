@@ -51,34 +51,34 @@ lint: .venv/with-test  ## ruff, on code and notebooks
 	$(BIN)/ruff format --check .
 
 notebooks: .venv/with-test  ## execute the notebooks at their full default size and keep their outputs
-	$(BIN)/python tools/build_notebooks.py $(ONLY)
+	$(BIN)/python docs/notebooks.py $(ONLY)
 
 figures: .venv/with-test  ## draw every figure of figures/ again, from stored numbers
-	$(BIN)/python tools/build_notebooks.py 04_figures
+	$(BIN)/python docs/notebooks.py 04_figures
 
 book: .venv/with-book  ## the notebooks, the claims and every table as a web site, in build/book/html
-	$(BIN)/python tools/book.py
+	$(BIN)/python docs/build.py
 
 browser: .venv/with-browser book  ## the book and two notebooks in a real browser, with the keys; needs Chromium
 	$(BIN)/python -m pytest -q tests/test_browser.py
 
 bench: .venv/with-test  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
-	$(BIN)/python tools/bench.py
+	$(BIN)/python studies/bench.py
 
 gpu: .venv/with-test .venv/with-gpu  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=25
-	$(BIN)/python tools/gpu.py --minutes $(MINUTES)
+	$(BIN)/python studies/gpu.py --minutes $(MINUTES)
 
 study: .venv/with-test  ## the trainings that notebook 06 shows: every method tuned, then measured (about 20 hours)
-	$(BIN)/python tools/study.py
+	$(BIN)/python studies/study.py
 
 drill: .venv/with-test  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
-	$(BIN)/python tools/drill.py --save
+	$(BIN)/python -m pytest -q -s -m drill tests/test_drill.py
 
 reproduce: .venv/with-notebooks  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-3f91f0bc
-	$(BIN)/python tools/reproduce.py $(RUN)
+	$(BIN)/python studies/reproduce.py $(RUN)
 
 stages: .venv/with-test  ## the second stages, texts and searches that notebook 07 shows, after make study (5 hours)
-	$(BIN)/python tools/stages.py
+	$(BIN)/python studies/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays
 	rm -rf .venv runs

@@ -13,4 +13,15 @@ from scta_lab.run.result import Result
 from scta_lab.run.table import load_runs
 from scta_lab.run.training import load, train
 
-__all__ = ["Result", "Spec", "decode", "evaluate", "grid", "load", "load_runs", "sweep", "text", "train"]
+__all__ = [
+    "Result",
+    "Spec",
+    "decode",
+    "evaluate",
+    "grid",
+    "load",
+    "load_runs",
+    "sweep",
+    "text",
+    "train",
+]

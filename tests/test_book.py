@@ -6,19 +6,21 @@ import pytest
 
 from scta_lab.base.files import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
-import book
+sys.path.insert(0, str(ROOT / "docs"))
+import build
+from controls import control
+from pages import linked, notebook, terms
 
-WORDS = book.terms((ROOT / "book" / "glossary.md").read_text())
+WORDS = terms((ROOT / "docs" / "glossary.md").read_text())
 
 
 def test_every_notebook_has_its_page():
-    assert sorted(book.NOTEBOOKS) == sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert sorted(build.NOTEBOOKS) == sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-@pytest.mark.parametrize("path", book.NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", build.NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_picture_has_its_finding_as_alternative_text(path):
-    cells = [c for c in book.notebook(path, WORDS).cells if c.cell_type == "code"]
+    cells = [c for c in notebook(path, WORDS).cells if c.cell_type == "code"]
     pictures = [c for c in cells if any("image/png" in o.get("data", {}) for o in c.outputs)]
     texts = [c.metadata["mystnb"]["image"]["alt"] for c in pictures]
     assert all(len(text) > 40 for text in texts)
@@ -28,11 +30,11 @@ def test_every_picture_has_its_finding_as_alternative_text(path):
 def test_the_first_use_of_a_word_is_linked_and_code_is_left_alone():
     words = ["sampled softmax", "softmax", "step"]
     text = "# A softmax\n\n`softmax`, $softmax$, [a step](x.md), step-by-step: the sampled softmax."
-    assert book.linked(text, words) == text.replace("the sampled softmax", "the {term}`sampled softmax`")
+    assert linked(text, words) == text.replace("the sampled softmax", "the {term}`sampled softmax`")
     assert words == ["softmax", "step"]
-    assert book.linked("A softmax is a softmax.", words) == "A {term}`softmax` is a softmax."
+    assert linked("A softmax is a softmax.", words) == "A {term}`softmax` is a softmax."
 
 
 def test_what_a_control_says_cannot_end_its_script():
-    form = book.control("a", {"Model": {"x": "x"}}, {"x": {"says": "</script><b>"}})
+    form = control("a", {"Model": {"x": "x"}}, {"x": {"says": "</script><b>"}})
     assert form.count("</script>") == 1

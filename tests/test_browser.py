@@ -20,14 +20,14 @@ import pytest
 
 from scta_lab.base.files import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
-import book
+sys.path.insert(0, str(ROOT / "docs"))
+import build
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-HTML, SHOTS = book.BUILT / "html", ROOT / "build" / "screenshots"
-PAGES = ["index", *(page for pages in book.GROUPS.values() for page in pages)]
+HTML, SHOTS = build.BUILT / "html", ROOT / "build" / "screenshots"
+PAGES = ["index", *(page for pages in build.GROUPS.values() for page in pages)]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed"),
@@ -120,7 +120,7 @@ def test_the_search_works_without_a_network(page):
 def test_the_book_is_dark_for_those_who_want_it(browser):
     with browser.new_context(viewport=DESK, offline=True, color_scheme="dark") as context:
         page = context.new_page()
-        visit(page, "book/claims")
+        visit(page, "docs/claims")
         colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         assert max(map(int, re.findall(r"\d+", colour)[:3])) < 80
         assert serious(page) == []
@@ -128,7 +128,7 @@ def test_the_book_is_dark_for_those_who_want_it(browser):
 
 @pytest.mark.parametrize("name", ["figures", "cost", "quality", "nearest-words", "samples"])
 def test_a_control_works_with_the_keys_and_says_what_it_shows(page, name):
-    visit(page, "book/explore")
+    visit(page, "docs/explore")
     form = page.locator(f"form.control#{name}")
     said = form.locator("output")
 

@@ -13,9 +13,13 @@ from conftest import CHAT
 from scta_lab import load_runs, text
 from scta_lab.base.files import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "studies"))
+sys.path.insert(0, str(ROOT / "tests" / "device"))
+import checks
 import gpu
-import gpu_checks
+import peers
+import report
+from campaign import BEGIN_S, Campaign, in_a_process
 
 
 def run(monkeypatch, out, minutes):
@@ -51,11 +55,11 @@ def test_what_no_longer_fits_is_left_out_and_named(tmp_path, monkeypatch, here):
 
 
 def test_a_run_takes_about_twice_its_floor_until_one_has_told(tmp_path):
-    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=False)
+    campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=False)
     campaign.ceilings = {"flops_per_s": 4.7e13, "bytes_per_s": 3.7e12}  # an H200's
     assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(200, rel=0.2)  # and not hours
     campaign.step_ms[1_000_000, "ce", "dense", False] = 40
-    assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(gpu.BEGIN_S + 100)
+    assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(BEGIN_S + 100)
 
 
 @pytest.mark.parametrize(("commit", "again"), [("0123456789ab", 0), ("0123456789ab+", 1), (None, 1)])
@@ -63,7 +67,7 @@ def test_checks_are_made_anew_where_the_code_may_be_another(tmp_path, monkeypatc
     made = []
     monkeypatch.setattr(gpu, "checks", lambda device: made.append(device) or [])
     monkeypatch.setattr(gpu.machine, "host", lambda device: {"commit": commit})
-    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
+    campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
     for _ in range(2):
         gpu.examined(campaign)
     assert len(made) == 1 + again
@@ -71,14 +75,14 @@ def test_checks_are_made_anew_where_the_code_may_be_another(tmp_path, monkeypatc
 
 def test_what_was_measured_is_reported_whatever_is_missing(tmp_path):
     """Runs without numbers, as where none fits; and a text of before in the same folder, whose runs are others."""
-    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
+    campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
     skipped = {"machine": "small", "status": "skipped", "reason": "needs 20 GB", "fingerprint": "0", "seconds": None,
                "energy_joules": None, "peak_memory_bytes": None}  # fmt: skip
     for part, method in (("paper", "ce"), ("rows", "ce_chunked")):
-        campaign.found = {part: [skipped | {"method": method, "optimizer": "dense", "vocab": V} for V in (300, 600)]}
+        campaign.runs = {part: [skipped | {"method": method, "optimizer": "dense", "vocab": V} for V in (300, 600)]}
         (tmp_path / "paper").mkdir(exist_ok=True)
         (tmp_path / "paper" / "ce-300-00000000.json").write_text("of another text")
-        gpu.report(campaign)
+        report.report(campaign)
         assert "skipped" in (tmp_path / "found" / "table.txt").read_text()
 
 
@@ -90,8 +94,8 @@ def test_nothing_is_measured_where_something_is_wrong(tmp_path, monkeypatch, cap
         raise RuntimeError("CUDA error: device-side assert triggered")
         yield
 
-    monkeypatch.setattr(gpu_checks, "losses", wrong)
-    monkeypatch.setattr(gpu_checks, "optimizer", broken)
+    monkeypatch.setattr(checks, "losses", wrong)
+    monkeypatch.setattr(checks, "optimizer", broken)
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, tmp_path, 10)
     assert ended.value.code == 1
@@ -103,26 +107,17 @@ def test_what_the_runs_do_not_need_is_told_and_stops_nothing(tmp_path, monkeypat
     def wrong(device):
         yield "states", 1.0, 1e-6
 
-    monkeypatch.setattr(gpu_checks, "precision", wrong)
+    monkeypatch.setattr(checks, "precision", wrong)
     run(monkeypatch, tmp_path, 0)
     assert "1 wrong: [{'check': 'states'" in capsys.readouterr().out
     assert (tmp_path / "found" / "table.txt").is_file()
 
 
-@pytest.mark.parametrize(("made", "driver", "right"), [(True, True, False), (True, False, True), (False, True, True)])
-def test_a_context_made_by_asking_for_memory_is_told(monkeypatch, made, driver, right):
-    monkeypatch.setattr(gpu_checks.machine, "pynvml", object() if driver else None)
-    monkeypatch.setattr(gpu_checks.machine, "free_memory", lambda on: 0)
-    monkeypatch.setattr(torch._C, "_cuda_hasPrimaryContext", lambda index: made, raising=False)
-    ((_, found, most),) = gpu_checks.context(torch.device("cuda"))
-    assert (found <= most) is right
-
-
 def test_a_gpu_is_asked_by_processes_that_end():
     """Each of them another one, so that none keeps the memory that it took."""
-    asked = [gpu.apart(torch.device("cuda"), os.getpid) for _ in range(2)]
+    asked = [in_a_process(torch.device("cuda"), os.getpid) for _ in range(2)]
     assert len({*asked, os.getpid()}) == 3
-    assert gpu.apart(torch.device("cpu"), os.getpid) == os.getpid()
+    assert in_a_process(torch.device("cpu"), os.getpid) == os.getpid()
 
 
 @pytest.mark.parametrize("total", [8188 << 20, 24 << 30])
@@ -130,14 +125,14 @@ def test_a_gpu_of_8_gb_is_given_all_that_it_has(monkeypatch, total):
     shares = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on: SimpleNamespace(total_memory=total))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, on: shares.append(share))
-    assert gpu.capped(torch.device("cuda"), []) == []
+    assert peers.capped(torch.device("cuda"), []) == []
     assert shares == [min(1, (8 << 30) / total)]
 
 
 def test_what_cannot_be_compared_costs_no_run(tmp_path, monkeypatch):
-    campaign = gpu.Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
+    campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
     monkeypatch.setattr(gpu, "peers", lambda *of: 1 / 0)
-    gpu.no_runs(campaign)
+    gpu.beside_runs(campaign)
     assert campaign.left_out == ["peers.csv: left out, ZeroDivisionError: division by zero"]
 
 
@@ -155,7 +150,7 @@ def test_peers_are_given_what_they_take(monkeypatch):
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", SimpleNamespace(linear_cross_entropy=cut))
     functional = SimpleNamespace(liger_fused_linear_cross_entropy=liger)
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
-    table = gpu.peers(torch.device("cpu"), (50,), repeats=3).set_index("loss")
+    table = peers.peers(torch.device("cpu"), (50,), repeats=3).set_index("loss")
     assert table.reason.dropna().to_dict() == {"Liger": "RuntimeError: no GPU"}
     assert table.ms.drop("Liger").notna().all()
 

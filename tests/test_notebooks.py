@@ -20,8 +20,8 @@ from scta_lab.base.files import ROOT
 from scta_lite import figures, published_runs
 from scta_lite import notebook as notebook_module
 
-sys.path.insert(0, str(ROOT / "tools"))
-import build_notebooks
+sys.path.insert(0, str(ROOT / "docs"))
+import notebooks
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SWEEP = ROOT / "notebooks" / "03_sweep.ipynb"
@@ -62,7 +62,7 @@ def test_cleaning_leaves_a_clean_notebook_as_it_is(tmp_path, path):
         cell["execution_count"] = None
     used = tmp_path / path.name
     used.write_text(json.dumps(notebook))
-    build_notebooks.nbformat.write(build_notebooks.clean(build_notebooks.nbformat.read(used, 4)), used)
+    notebooks.clean_file(used)
     assert used.read_text() == path.read_text()
 
 

@@ -28,10 +28,10 @@ from scta_lab.study.statements import published_statements
 from scta_lite import PAPER, figures, published_epoch_losses, published_runs
 
 README = (ROOT / "README.md").read_text()
-USE = (ROOT / "book" / "use.md").read_text()
+USE = (ROOT / "docs" / "use.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")]
-PAGES += sorted(ROOT.glob("book/*.md"))
+PAGES += sorted(ROOT.glob("docs/*.md"))
 BENCH = ROOT / "data" / "runs" / "intel-xeon-2-cores" / "bench"
 STUDY = ROOT / "data" / "runs" / "two-cores" / "quality"
 

@@ -7,7 +7,7 @@ import pytest
 from scta_lab import train
 from scta_lab.base.files import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "studies"))
 import reproduce
 
 

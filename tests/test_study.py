@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,9 +15,13 @@ from scta_lab.judge import cost
 from scta_lab.run.result import Result
 from scta_lab.study import labels
 
-sys.path.insert(0, str(ROOT / "tools"))
-import stages
+sys.path.insert(0, str(ROOT / "studies"))
+import plan
+import search
+import second_stages
 import study
+import trainings
+from second_stages import Kind, Stages
 
 RUNS = ROOT / "data" / "runs" / "two-cores"
 
@@ -37,7 +42,7 @@ class Stored:
         return [self.runs[key] for key in keys]
 
 
-@pytest.mark.parametrize("vocab", study.VOCABS)
+@pytest.mark.parametrize("vocab", plan.VOCABS)
 def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
     stored = Stored(RUNS / "quality")
     parts = {part.partition("/")[2] for part, _ in stored.runs if part.startswith(f"{vocab}/")}
@@ -45,21 +50,21 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
         pytest.skip(f"no run of V = {vocab:,} is stored")
     try:
         begun = any(run.get("backbone") == "transformer" for run in stored.runs.values() if run["vocab"] == vocab)
-        rows = study.ROWS if begun else study.METHODS
+        rows = plan.ROWS if begun else plan.METHODS
         for label in rows if "tune" in parts else ():
-            study.tune(vocab, label, stored)
-        for part, labels in (("cost", study.LABELS), ("backbone-cost", study.BACKBONES)):
+            trainings.tune(vocab, label, stored)
+        for part, labels in (("cost", plan.LABELS), ("backbone-cost", plan.BACKBONES)):
             if part in parts:
-                study.cost(vocab, stored, labels)
+                trainings.cost(vocab, stored, labels)
         found = {f"{vocab}/{part}" for part in ("tune", "cost", "backbone-cost")}
         assert {key for key in stored.runs if key[0] in found} <= stored.asked
-        for label in study.METHODS if vocab == study.LOW else ():
-            study.decay(label, stored)
+        for label in plan.METHODS if vocab == plan.LOW else ():
+            trainings.decay(label, stored)
     except KeyError as missing:
         pytest.skip(f"the study goes on: {missing} is not stored yet")
     planned = set(stored.asked)
-    plans = {part: study.PARTS[part] for part in ("equal", "changed", "seconds", "data", "chunked")}
-    plans |= {f"backbone-{part}": partial(plans[part], labels=study.BACKBONES) for part in ("equal", "seconds")}
+    plans = dict(study.PLANS)
+    plans |= {f"backbone-{part}": partial(plans[part], labels=plan.BACKBONES) for part in ("equal", "seconds")}
     for part in parts & plans.keys():
         planned |= {(f"{vocab}/{part}", spec.run_id("")) for spec in plans[part](vocab, run=stored)}
     there = {key for key in stored.runs if key[0].startswith(f"{vocab}/")}
@@ -76,15 +81,15 @@ def made_up(specs, part):
 
 
 def test_every_method_gets_its_trials():
-    for vocab, trials in study.TRIALS.items():
-        for label in study.METHODS:
+    for vocab, trials in plan.TRIALS.items():
+        for label in plan.METHODS:
             seen = {}
 
             def run(specs, part, seen=seen):
                 seen.setdefault(part, set()).update(specs)
                 return made_up(specs, part)
 
-            study.tune(vocab, label, run)
+            trainings.tune(vocab, label, run)
             assert len(seen[f"{vocab}/tune"]) >= trials, (vocab, label)
             assert len({spec.steps for spec in seen[f"{vocab}/tune"]}) == 1
 
@@ -96,17 +101,16 @@ def searched(start, trials, best):
     def score(settings):
         tried.extend(settings)
         return [
-            sum(abs(study.LADDERS[k].index(s[k]) - study.LADDERS[k].index(v)) for k, v in best.items())
-            for s in settings
+            sum(abs(plan.LADDERS[k].index(s[k]) - plan.LADDERS[k].index(v)) for k, v in best.items()) for s in settings
         ]
 
-    return study.search(start, trials, score), tried
+    return search.search(start, trials, score), tried
 
 
 def test_a_setting_that_ends_without_a_number_will_not_do():
     ends = [[{"nll": 4.0}], [{"nll": None}], []]
     runs = [{"status": "ok", "validation": end} for end in ends] + [{"status": "failed", "validation": ends[0]}]
-    assert study.nlls(runs) == [4.0, *[math.inf] * 3]
+    assert search.nlls(runs) == [4.0, *[math.inf] * 3]
 
 
 def test_a_search_has_its_trials_and_no_setting_twice():
@@ -117,9 +121,9 @@ def test_a_search_has_its_trials_and_no_setting_twice():
 
 
 def test_second_stages_may_find_smaller_rates_than_first_ones():
-    for name, ladder in stages.LADDERS.items():
-        assert list(ladder) == sorted({*ladder, *study.LADDERS[name]})
-        assert ladder[0] <= study.LADDERS[name][0] / 100
+    for name, ladder in second_stages.LADDERS.items():
+        assert list(ladder) == sorted({*ladder, *plan.LADDERS[name]})
+        assert ladder[0] <= plan.LADDERS[name][0] / 100
 
 
 def test_a_search_goes_on_over_the_edge():
@@ -128,25 +132,25 @@ def test_a_search_goes_on_over_the_edge():
     assert found == {"lr": 1e-2, "table_lr": 1e-1}
     assert {s["table_lr"] for s in tried} >= {3e-2, 1e-1, 3e-1}
     assert 6 < len(tried) < 10
-    assert study.edges([{"lr": 1e-3}, {"lr": 3e-3}], {"lr": 3e-3}) == [("lr", 1)]
-    assert study.edges([{"lr": 1e-3}, {"lr": 3e-3}], {"lr": 1e-3}) == [("lr", -1)]
-    assert not study.edges([{"lr": 1e-3}, {"lr": 3e-3}, {"lr": 1e-2}], {"lr": 3e-3})
-    assert not study.edges([{"lr": 3e-3}], {"lr": 3e-3})  # an axis along which nothing was tried
+    assert search.edges([{"lr": 1e-3}, {"lr": 3e-3}], {"lr": 3e-3}) == [("lr", 1)]
+    assert search.edges([{"lr": 1e-3}, {"lr": 3e-3}], {"lr": 1e-3}) == [("lr", -1)]
+    assert not search.edges([{"lr": 1e-3}, {"lr": 3e-3}, {"lr": 1e-2}], {"lr": 3e-3})
+    assert not search.edges([{"lr": 3e-3}], {"lr": 3e-3})  # an axis along which nothing was tried
 
 
 def test_every_row_has_the_name_that_it_has_in_figures():
-    for vocab in study.VOCABS:
-        for label in dict.fromkeys(study.LABELS + study.BACKBONES):
-            spec = study.row(vocab, label, made_up, 100, 0)
+    for vocab in plan.VOCABS:
+        for label in dict.fromkeys(plan.LABELS + plan.BACKBONES):
+            spec = trainings.row(vocab, label, made_up, 100, 0)
             assert labels.variant(spec) == label
-            assert (spec.schedule, spec.warmup) == (("constant", 0) if label in study.PUBLISHED else ("cosine", 5))
+            assert (spec.schedule, spec.warmup) == (("constant", 0) if label in plan.PUBLISHED else ("cosine", 5))
 
 
 def test_equal_seconds_are_as_many_steps_as_fit():
-    specs = study.seconds(study.HIGH, made_up)
+    specs = trainings.seconds(plan.HIGH, made_up)
     assert {spec.steps for spec in specs} == {200_000 // 40}
     assert {(spec.examples, spec.epochs) for spec in specs} == {(70_000, 2)}  # 80,000 examples are needed
-    assert all(spec.seed < study.SEEDS[study.HIGH] for spec in specs)
+    assert all(spec.seed < plan.SEEDS[plan.HIGH] for spec in specs)
 
 
 def test_a_slow_row_has_as_much_text_as_a_fast_one():
@@ -155,23 +159,23 @@ def test_a_slow_row_has_as_much_text_as_a_fast_one():
     def slow(specs, part):
         return [run | {"step_ms": 4000.0, "examples_available": 90_000} for run in made_up(specs, part)]
 
-    specs = study.seconds(study.HIGH, slow)
-    assert {(spec.steps, spec.examples, spec.epochs) for spec in specs} == {(50, study.POOL, 1)}
+    specs = trainings.seconds(plan.HIGH, slow)
+    assert {(spec.steps, spec.examples, spec.epochs) for spec in specs} == {(50, plan.POOL, 1)}
 
 
 def test_backbones_differ_in_nothing_but_their_shape_and_what_was_tuned():
     counts = {}
-    for label in study.BACKBONES:
-        for spec in (study.row(study.LOW, label, made_up, 100, 0), *study.seconds(study.LOW, made_up, (label,))):
+    for label in plan.BACKBONES:
+        for spec in (trainings.row(plan.LOW, label, made_up, 100, 0), *trainings.seconds(plan.LOW, made_up, (label,))):
             counts[labels.variant(spec)] = cost.parameters(spec)["backbone"]
-            assert (spec.hidden, spec.vocab, spec.optimizer) == (256, study.LOW, "rows")
-    assert tuple(counts) == study.BACKBONES
-    for label in ("CE", study.PRIOR):
-        same, more = (counts[label + shape] / counts[label] for shape in study.TRANSFORMERS)
+            assert (spec.hidden, spec.vocab, spec.optimizer) == (256, plan.LOW, "rows")
+    assert tuple(counts) == plan.BACKBONES
+    for label in ("CE", plan.PRIOR):
+        same, more = (counts[label + shape] / counts[label] for shape in plan.TRANSFORMERS)
         assert same == pytest.approx(1, abs=0.002)
         assert more == pytest.approx(4, abs=0.02)
-    equal = study.equal(study.LOW, made_up, study.BACKBONES)
-    assert len(set(equal)) == 2 * study.SEEDS[study.LOW] + len(study.GRU)
+    equal = trainings.equal(plan.LOW, made_up, plan.BACKBONES)
+    assert len(set(equal)) == 2 * plan.SEEDS[plan.LOW] + len(plan.GRU)
 
 
 def test_a_transformers_seconds_are_those_of_the_gru_with_which_it_took_turns():
@@ -181,10 +185,10 @@ def test_a_transformers_seconds_are_those_of_the_gru_with_which_it_took_turns():
         ms = {"gru": 80.0, "transformer": 120.0} if part.endswith("backbone-cost") else {}
         return [made_up([spec], part)[0] | {"step_ms": ms.get(spec.backbone, 40.0)} for spec in specs]
 
-    label = study.BACKBONES[-1]
-    assert study.step_ms(study.LOW, study.PRIOR, run) == 40
-    assert study.step_ms(study.LOW, label, run) == pytest.approx(60)
-    assert study.steps_in(study.SECONDS, study.LOW, label, run) == 3333
+    label = plan.BACKBONES[-1]
+    assert trainings.step_ms(plan.LOW, plan.PRIOR, run) == 40
+    assert trainings.step_ms(plan.LOW, label, run) == pytest.approx(60)
+    assert trainings.steps_in(plan.SECONDS, plan.LOW, label, run) == 3333
 
 
 def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
@@ -192,17 +196,18 @@ def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
     if not stored.runs:
         pytest.skip("no second stage is stored")
     fingerprint = next(iter(stored.runs.values()))["fingerprint"]
-    monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint=fingerprint))
+    monkeypatch.setattr(text, "load", lambda *corpus, **how: SimpleNamespace(fingerprint=fingerprint))
     planned = set()
 
-    def plan(specs, part):
+    def add(specs, part):
         planned.update((part, spec.run_id("")) for spec in specs)
 
     for vocab in {int(part.partition("/")[0]) for part, _ in stored.runs}:
-        plan(stages.begun(vocab, chosen), f"{vocab}/first")
-        stages.cost(vocab, plan, chosen, RUNS)
+        stages = Stages(vocab, stored, chosen, RUNS)
+        add(stages.begun(), f"{vocab}/first")
+        replace(stages, run=add).cost()
         try:
-            plan(stages.ends(vocab, stored, chosen, RUNS), f"{vocab}/second")
+            add(stages.ends(), f"{vocab}/second")
         except KeyError as missing:
             pytest.skip(f"the stages go on: {missing} is not stored yet")
     assert set(stored.runs) <= planned | stored.asked
@@ -210,42 +215,40 @@ def test_the_stages_that_are_stored_are_those_that_would_be_run(monkeypatch):
         pytest.skip(f"{len(missing)} of {len(planned)} trainings are not stored yet")
 
 
-@pytest.mark.parametrize("vocab", study.VOCABS)
+@pytest.mark.parametrize("vocab", plan.VOCABS)
 def test_all_that_the_stages_would_run_can_be_said(vocab, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint="x"))
+    monkeypatch.setattr(text, "load", lambda *corpus, **how: SimpleNamespace(fingerprint="x"))
     asked = []
 
     def run(specs, part):
         asked.extend(specs)
         return made_up(specs, part)
 
-    begun = stages.begun(vocab, made_up)
-    ends = stages.ends(vocab, run, made_up, tmp_path)
+    stages = Stages(vocab, run, made_up, tmp_path)
+    begun = stages.begun()
+    ends = stages.ends()
     tuned = len(asked)
-    stages.cost(vocab, run, made_up, tmp_path)
+    stages.cost()
     there = {str(tmp_path / f"{spec.run_id('x')}.safetensors") for spec in begun}
     assert {spec.stage1 for spec in ends + asked} <= there | {None}
     assert len(set(ends)) == len(ends)
-    of = {label: len(some) for (of, label), some in stages.OF.items() if of == vocab}
-    kinds = sum(of.values())
-    assert len(ends) == sum(many * len(stages.seeds(vocab, label)) for label, many in of.items())
-    assert tuned >= kinds * stages.TRIALS
-    assert len(asked) - tuned == (kinds + 1) * study.ROUNDS
+    kinds = second_stages.kinds(vocab)
+    assert len(ends) == sum(len(second_stages.seeds(vocab, label)) for label, _ in kinds)
+    assert tuned >= len(kinds) * second_stages.TRIALS
+    assert len(asked) - tuned == (len(kinds) + 1) * plan.ROUNDS
 
 
 def test_a_second_stage_has_its_own_rates_and_schedule(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "load", lambda **how: SimpleNamespace(fingerprint="x"))
-    of = stages.first(study.LOW, study.PRIOR, made_up)
-    frozen, whole = (stages.second(of, kind, tmp_path, 200, lr=1e-3) for kind in (stages.KINDS[0], stages.SAMPLED))
-    assert (frozen.token_head, frozen.freeze, frozen.steps, frozen.warmup, frozen.lr) == (
-        "normalised",
-        True,
-        200,
-        10,
-        1e-3,
+    monkeypatch.setattr(text, "load", lambda *corpus, **how: SimpleNamespace(fingerprint="x"))
+    first = Stages(plan.LOW, made_up, made_up, tmp_path).first(plan.PRIOR)
+    frozen, whole = (
+        second_stages.second(first, kind, tmp_path, 200, lr=1e-3)
+        for kind in (second_stages.KINDS[0], second_stages.SAMPLED)
     )
+    assert (frozen.token_head, frozen.freeze) == ("normalised", True)
+    assert (frozen.steps, frozen.warmup, frozen.lr) == (200, 10, 1e-3)
     assert (whole.freeze, whole.sampled_head) == (False, True)
-    assert (of.seed, whole.seed) == (0, 100)
-    goes_on = stages.second(of, stages.Kind(), tmp_path, 200)
-    assert goes_on.changes().keys() - of.changes().keys() == {"seed", "stage1"}
+    assert (first.seed, whole.seed) == (0, 100)
+    goes_on = second_stages.second(first, Kind(), tmp_path, 200)
+    assert goes_on.changes().keys() - first.changes().keys() == {"seed", "stage1"}
     assert whole.stage1.startswith(str(tmp_path))

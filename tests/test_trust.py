@@ -10,7 +10,8 @@ from scta_lab import Spec, load, load_runs, train
 from scta_lab.base.files import ROOT
 
 EXECUTES = {"eval", "exec", "compile", "__import__", "pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
-SOURCES = sorted(path for folder in ("scta_lite", "scta_lab", "tools") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("scta_lite", "scta_lab", "studies", "docs")
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scta_lite.checks import device as device
 
 from scta_lab.base.files import in_clone
-from scta_lite.checks import device as device
 
 try:
     import pynvml
 except ImportError:  # the extra "gpu" brings it
     pynvml = None
 
-_VERSION_2 = ("max", "current", "inactive_file")  # of a control group's memory: limit, use, and cache in it
+_VERSION_2 = (
+    "max",
+    "current",
+    "inactive_file",
+)  # of a control group's memory: limit, use, and cache in it
 
 
 def name(on: torch.device) -> str:
@@ -33,9 +37,13 @@ def name(on: torch.device) -> str:
     model = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        model = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     model = " ".join(re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b", "", model).split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # what a job may use
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )  # what a job may use
     return f"{model}, {cores} cores"
 
 
@@ -49,13 +57,17 @@ def host(on: torch.device) -> dict:
     packages = ("scta_lite", "torch", "numpy", "pandas")
     return {
         "threads": torch.get_num_threads(),
-        "total_memory_bytes": _properties(on).total_memory if on.type == "cuda" else _installed_memory(),
+        "total_memory_bytes": _properties(on).total_memory
+        if on.type == "cuda"
+        else _installed_memory(),
         "system": f"{platform.system()} {platform.machine()}",
         "heap": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},
         "cuda": torch.version.cuda if on.type == "cuda" else None,
-        "card": str(_properties(on).uuid)[:8] if on.type == "cuda" else None,  # of several of one name, which
+        "card": str(_properties(on).uuid)[:8]
+        if on.type == "cuda"
+        else None,  # of several of one name, which
         "commit": _commit(),
     }
 
@@ -77,7 +89,9 @@ def free_memory(on: torch.device) -> int:
     free = [_installed_memory()]
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free.append(next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")))
+        free.append(
+            next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+        )
     return min([*free, *_group_free()])
 
 
@@ -95,7 +109,9 @@ def peak_memory(on: torch.device) -> tuple[int, str]:
 
 def _of_process(key: str) -> int:
     """Bytes that Linux tells of this process under the key; elsewhere the peak since its start."""
-    with suppress(OSError, StopIteration):  # getrusage's would be the parent's, if that was larger when it spawned us
+    with suppress(
+        OSError, StopIteration
+    ):  # getrusage's would be the parent's, if that was larger when it spawned us
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
     unit = 1 if sys.platform == "darwin" else 1 << 10
@@ -164,10 +180,16 @@ def _group_free() -> list[int]:
             if controllers not in ("", "memory"):  # version 2, version 1
                 continue
             root = Path("/sys/fs/cgroup", controllers)
-            names = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file") if controllers else _VERSION_2
+            names = (
+                ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
+                if controllers
+                else _VERSION_2
+            )
             for folder in (root / path.strip("/"), *(root / path.strip("/")).parents):
                 with suppress(OSError, ValueError):  # ValueError: "max", no limit
-                    limit, used = (int((folder / f"memory.{name}").read_text()) for name in names[:2])
+                    limit, used = (
+                        int((folder / f"memory.{name}").read_text()) for name in names[:2]
+                    )
                     found.append(limit - used + _cached(folder, names[2]))
     return found
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
+from scta_lite import checks
 from torch import Generator, Tensor
 
 from scta_lab.methods.model import LanguageModel
 from scta_lab.text.vocabulary import Vocabulary
-from scta_lite import checks
 
 Choice = Callable[[Tensor], Tensor]  # an id, of the scores (V,)
 Pieces = Iterator[str]

@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scta_lite import checks
 from torch import Tensor, nn
 
 from scta_lab.methods.heads import Head
 from scta_lab.methods.samplers import log_unigram
 from scta_lab.text import Examples
-from scta_lite import checks
 
 HITS = (1, 5, 10)
 # Scores alive at a time. In float32 0.13 GB, and a few times that within one chunk, which is to fit

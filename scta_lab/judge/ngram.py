@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scta_lite import checks
 from torch import Tensor
 
 from scta_lab.judge import evaluate
-from scta_lite import checks
 
 POSITIONS = 1024  # that are scored at a time
 Array = np.ndarray

@@ -11,11 +11,11 @@ from time import perf_counter
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scta_lite import checks
+from scta_lite.timing import finish
 from torch import Tensor
 
 from scta_lab.methods.heads import Head, append_bias, append_one
-from scta_lite import checks
-from scta_lite.timing import finish
 
 Found = tuple[Tensor, Tensor]  # scores (N, k), falling, and ids (N, k)
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-
 from scta_lite import checks
 
 Runs = Sequence[dict]  # of each run its `by_document`

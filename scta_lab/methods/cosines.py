@@ -2,11 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
-
 from scta_lite import checks
 from scta_lite.losses import LEAST_LENGTH
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 def cosines(query: Tensor, vectors: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from scta_lite.losses import contrastive_loss, cross_entropy
+from scta_lite.rows.table import VocabTable
 from torch import Generator, Tensor, nn
 
 from scta_lab.base.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
 from scta_lab.methods.cosines import cosines
 from scta_lab.methods.samplers import Negatives, frequency_rank, log_unigram
-from scta_lite.losses import contrastive_loss, cross_entropy
-from scta_lite.rows.table import VocabTable
 
 TABLES = {"dense": nn.Embedding, "rows": VocabTable, "sparse": partial(nn.Embedding, sparse=True)}
 Scores = tuple[Tensor, Tensor]  # of the targets (N,), and of the negatives (N, S) or (N, K)

@@ -3,11 +3,11 @@
 import math
 
 import torch
+from scta_lite import checks
+from scta_lite.losses import uniform
 from torch import Generator, Tensor, nn
 
 from scta_lab.base.spec import SAMPLERS, Spec
-from scta_lite import checks
-from scta_lite.losses import uniform
 
 ALPHA = 0.1  # added to each token's count
 Shape = tuple[int, ...]

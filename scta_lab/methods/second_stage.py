@@ -2,12 +2,12 @@
 
 import torch
 import torch.nn.functional as F
+from scta_lite.losses import contrastive_loss, cross_entropy
 from torch import Generator, Tensor, nn
 
 from scta_lab.base.spec import CHUNK, Spec
 from scta_lab.methods.heads import TABLES, Head, SampledHead, append_bias, append_one, products
 from scta_lab.methods.samplers import Negatives
-from scta_lite.losses import contrastive_loss, cross_entropy
 
 
 class TokenHead(Head):

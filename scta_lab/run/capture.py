@@ -9,14 +9,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
-
-from scta_lab.run.loop import LabRun, optimizers
 from scta_lite.rows import RowAdamW
 from scta_lite.rows.ledger import Ledger
 from scta_lite.rows.optimizer import Settings, checked, move_rows
 from scta_lite.timing import StepTimer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from scta_lab.run.loop import LabRun, optimizers
 
 WARM = 4  # steps before one is captured, in which libraries choose kernels and take their memory
 

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from time import perf_counter
 
 import torch
+from scta_lite.timing import finish
 
 from scta_lab.base.machine import energy_joules
-from scta_lite.timing import finish
 
 
 class Clock:

@@ -9,6 +9,8 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from scta_lite.rows import RowAdamW
+from scta_lite.timing import finish
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
@@ -17,8 +19,6 @@ from scta_lab.base.files import set_aside
 from scta_lab.judge.evaluate import HeldOut
 from scta_lab.run import rows
 from scta_lab.run.loop import LabRun
-from scta_lite.rows import RowAdamW
-from scta_lite.timing import finish
 
 Progress = Callable[[int, int, float | None], None]  # step, steps, loss
 SHOW_EVERY = 1.0  # seconds
@@ -151,7 +151,9 @@ class Checkpoint:
             expected = "expected none, to begin again"
             raise ValueError(f"checkpoint={name!r}: of an earlier version; {expected}")
         if header["id"] != run.spec.run_id(""):  # which counts a first stage wherever it lies
-            raise ValueError(f"checkpoint={name!r}: of the Spec {header['spec']}; expected {run.spec}")
+            raise ValueError(
+                f"checkpoint={name!r}: of the Spec {header['spec']}; expected {run.spec}"
+            )
         state = json.loads(header["state"])
         run.done, run.validation = state["done"], state["validation"]
         run.clock.set(state["seconds"])

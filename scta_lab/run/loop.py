@@ -7,6 +7,9 @@ import math
 from collections.abc import Iterator
 
 import torch
+from scta_lite.rows import RowAdamW, VocabTable
+from scta_lite.timing import finish
+from scta_lite.train import Run
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW, Optimizer, SparseAdam
@@ -17,9 +20,6 @@ from scta_lab.methods.model import LanguageModel
 from scta_lab.run.clock import Clock
 from scta_lab.run.result import loss_summary
 from scta_lab.text import Examples
-from scta_lite.rows import RowAdamW, VocabTable
-from scta_lite.timing import finish
-from scta_lite.train import Run
 
 READ = 256  # steps whose examples are read from the disk at a time
 

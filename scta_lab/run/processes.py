@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from scta_lite.checks import printable
+from scta_lite.paper import PAPER
 from tqdm import tqdm
 
 from scta_lab import text
@@ -30,8 +32,6 @@ from scta_lab.judge import cost
 from scta_lab.run.result import read
 from scta_lab.run.table import add_speedup, ratios
 from scta_lab.run.training import result_of
-from scta_lite.checks import printable
-from scta_lite.paper import PAPER
 
 SWEPT = {
     "vocab": PAPER.vocabs,
@@ -44,9 +44,16 @@ EXAMPLES = """examples:
   python -m scta_lite.sweep --vocab 50k 1M --method ce semantic semantic_prior --optimizer rows --corpus my.jsonl
   python -m scta_lite.sweep --scheduler tcp://head:8786 --out /shared/runs --corpus /shared/my.jsonl     on a cluster
 """
-FINAL = ("ok", "out_of_memory")  # a run with another status is tried again: memory may have become free since
+FINAL = (
+    "ok",
+    "out_of_memory",
+)  # a run with another status is tried again: memory may have become free since
 # Else glibc hands each step's large temporaries back to the kernel and faults them in again; the same for every method.
-HEAP = {"MALLOC_MMAP_THRESHOLD_": 64 << 20, "MALLOC_TRIM_THRESHOLD_": 512 << 20, "MALLOC_TOP_PAD_": 64 << 20}
+HEAP = {
+    "MALLOC_MMAP_THRESHOLD_": 64 << 20,
+    "MALLOC_TRIM_THRESHOLD_": 512 << 20,
+    "MALLOC_TOP_PAD_": 64 << 20,
+}
 
 
 def sweep(
@@ -103,23 +110,38 @@ def _texts(specs: list[Spec], progress: bool) -> tuple[dict[Spec, str], list[str
     for spec in specs:
         key = spec.corpus, spec.max_characters
         if key not in corpora:
-            corpora[key] = text.load(spec.corpus, max_characters=spec.max_characters, progress=progress)
+            corpora[key] = text.load(
+                spec.corpus, max_characters=spec.max_characters, progress=progress
+            )
             about = corpora[key].about
             if about.get("left_out"):
-                said.append(f"{corpora[key].name}: {about['documents']:,} documents; left out: {about['left_out']}")
+                said.append(
+                    f"{corpora[key].name}: {about['documents']:,} documents; left out: {about['left_out']}"
+                )
         fingerprints[spec] = corpora[key].fingerprint
-        said += corpora[key].examples(spec.vocab, spec.seq_len, spec.examples).caveats(spec.examples, spec.evaluate)
+        said += (
+            corpora[key]
+            .examples(spec.vocab, spec.seq_len, spec.examples)
+            .caveats(spec.examples, spec.evaluate)
+        )
     return fingerprints, list(dict.fromkeys(said))
 
 
 def run_process(
-    spec: Spec, folder: Path, resume: bool = True, force: bool = False, stop: threading.Event | None = None
+    spec: Spec,
+    folder: Path,
+    resume: bool = True,
+    force: bool = False,
+    stop: threading.Event | None = None,
 ) -> None:
     """One run in a process of its own; its file stands in `folder` afterwards, whatever became of it.
 
     A run that another process is at is waited for, and with `resume` taken as it is.
     """
-    corpus, stop = text.load(spec.corpus, max_characters=spec.max_characters, progress=False), stop or threading.Event()
+    corpus, stop = (
+        text.load(spec.corpus, max_characters=spec.max_characters, progress=False),
+        stop or threading.Event(),
+    )
     path = folder / f"{spec.run_id(corpus.fingerprint)}.json"
     with alone(path, stop.is_set):
         if not (stop.is_set() or (resume and is_done(path))):
@@ -132,12 +154,26 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: threadi
     fitting, needed, free = cost.fits(spec)
     if not fitting and not force:
         reason = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free"
-        result_of(spec, corpus, status="skipped", reason=reason, free_memory_bytes=free).save(folder)
+        result_of(spec, corpus, status="skipped", reason=reason, free_memory_bytes=free).save(
+            folder
+        )
         return
-    command = [sys.executable, "-m", "scta_lite.train", *arguments(spec), "--out", str(folder), "--child"]
+    command = [
+        sys.executable,
+        "-m",
+        "scta_lite.train",
+        *arguments(spec),
+        "--out",
+        str(folder),
+        "--child",
+    ]
     environment = {**{name: str(size) for name, size in HEAP.items()}, **os.environ}
-    with tempfile.TemporaryFile() as output:  # the child lives as long as its standard input is open
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
+    with (
+        tempfile.TemporaryFile() as output
+    ):  # the child lives as long as its standard input is open
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment
+        )
         while child.poll() is None and not stop.wait(0.1):
             pass
         child.kill()
@@ -146,16 +182,26 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: threadi
         said = output.read().decode(errors="replace").strip().splitlines()
     step, steps, _ = _state(path) or (0, spec.steps or spec.steps_total, None)
     tidy(folder)
-    if child.returncode and not stop.is_set():  # at 0 the child has written the file, with whatever status
+    if (
+        child.returncode and not stop.is_set()
+    ):  # at 0 the child has written the file, with whatever status
         killed = child.returncode < 0
-        how = f"ended by {signal.Signals(-child.returncode).name}" if killed else f"{(said or ['no message'])[-1]}"
+        how = (
+            f"ended by {signal.Signals(-child.returncode).name}"
+            if killed
+            else f"{(said or ['no message'])[-1]}"
+        )
         memory = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB were free"
         reason = f"{how} after step {step} of {steps}; {memory}"
         try:
             status = "killed" if killed else "failed"
-            result_of(spec, corpus, status=status, reason=reason, free_memory_bytes=free).save(folder)
+            result_of(spec, corpus, status=status, reason=reason, free_memory_bytes=free).save(
+                folder
+            )
         except OSError as error:  # nothing can be recorded any more: what was measured is told
-            raise OSError(f"{path}: cannot be written ({error.strerror or error}); the run: {' '.join(said)}") from None
+            raise OSError(
+                f"{path}: cannot be written ({error.strerror or error}); the run: {' '.join(said)}"
+            ) from None
 
 
 def _watch(pending: dict, progress: bool) -> None:
@@ -200,9 +246,19 @@ def main(words: list[str] | None = None) -> None:
         description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add_arguments(parser, several=SWEPT)
-    parser.add_argument("--out", metavar="DIR", help="folder for the runs (default: runs/<machine>)")
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="repeat all N times, each with a new seed")
-    parser.add_argument("--force", action="store_true", help="run what does not fit into the free memory too")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the runs (default: runs/<machine>)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="repeat all N times, each with a new seed",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="run what does not fit into the free memory too"
+    )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of dask: its workers do the runs; they see the same "
                         "folders, under the same names, and do one run at a time each")  # fmt: skip
     parser.add_argument("--again", action="store_true", help="run again what was run before")
@@ -241,18 +297,26 @@ def _workers(scheduler: str | None) -> Iterator[Executor | None]:
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError(f"scheduler={scheduler!r}: expected dask here, pip install 'scta_lite[dask]'") from None
+        raise ValueError(
+            f"scheduler={scheduler!r}: expected dask here, pip install 'scta_lite[dask]'"
+        ) from None
     try:
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
-        raise OSError(f"scheduler={scheduler!r}: no answer ({error}); expected a `dask scheduler`'s address") from None
+        raise OSError(
+            f"scheduler={scheduler!r}: no answer ({error}); expected a `dask scheduler`'s address"
+        ) from None
     with client:
-        yield client.get_executor(pure=False)  # equal Specs are two runs: a file says which was done before
+        yield client.get_executor(
+            pure=False
+        )  # equal Specs are two runs: a file says which was done before
 
 
 def _report(runs: pd.DataFrame, out: str | Path) -> None:
     print(ratios(runs).to_string(index=False, float_format="{:.2f}".format, na_rep="–"))
-    print("ms: medians; ratio: of the step to semantic's with a dense optimizer; _q1, _q3: quartiles over the rounds")
+    print(
+        "ms: medians; ratio: of the step to semantic's with a dense optimizer; _q1, _q3: quartiles over the rounds"
+    )
     for run in runs[runs.status != "ok"].itertuples():
         print(printable(f"{run.run_id}: {run.status}: {run.reason}"))
     print(f"{len(runs)} runs in {out}")

@@ -14,7 +14,11 @@ from scta_lab.base.weights import write
 
 CHECKPOINT = ".checkpoint.safetensors"  # how the name of a run's unfinished state ends
 STATUSES = ("ok", "out_of_memory", "killed", "failed", "skipped")
-NUMBERS = {int: int, int | None: int, float | None: (int, float)}  # of a field's type, what JSON has for it
+NUMBERS = {
+    int: int,
+    int | None: int,
+    float | None: (int, float),
+}  # of a field's type, what JSON has for it
 FORMER = {"eval_every_s": None, "learn_temperature": False, "end_factor": 0.1}  # settings that were
 AVERAGED = 50  # steps at an epoch's start and end over which a loss is averaged
 
@@ -28,7 +32,9 @@ class Result:
     reason: str | None = None  # why it is not "ok"
     fingerprint: str  # of the corpus
     corpus: str  # its name
-    examples_available: int | None = None  # different examples that the text has; an epoch cycles if it needs more
+    examples_available: int | None = (
+        None  # different examples that the text has; an epoch cycles if it needs more
+    )
     steps_run: int = 0
     steps_measured: int = 0  # steps_run less the warm-up
     step_ms: float | None = None
@@ -39,7 +45,9 @@ class Result:
     backward_ms: float | None = None
     optimizer_ms: float | None = None
     seconds: float | None = None  # of the whole training
-    extrapolated: bool | None = None  # True: fewer steps than a training were run, `seconds` is step_ms × steps_total
+    extrapolated: bool | None = (
+        None  # True: fewer steps than a training were run, `seconds` is step_ms × steps_total
+    )
     tokens_per_s: float | None = None  # predicted positions over `seconds`
     examples_per_s: float | None = None
     peak_memory_bytes: int | None = None
@@ -47,14 +55,24 @@ class Result:
     needed_memory_bytes: int | None = None  # predicted by cost.memory_bytes
     free_memory_bytes: int | None = None  # before the run
     energy_joules: float | None = None  # that the GPU took for the steps run
-    epoch_losses: list[dict] = field(default_factory=list)  # epoch, first, last (nats), and the steps averaged for each
+    epoch_losses: list[dict] = field(
+        default_factory=list
+    )  # epoch, first, last (nats), and the steps averaged for each
     final_loss: float | None = None  # the last epoch's `last`
     loss_curve: dict | None = None  # step, loss: means of at most 100 equal blocks, nats
     full_vocab: dict | None = None  # evaluate.metrics on the test half of the held-out text
-    validation: list[dict] = field(default_factory=list)  # step, seconds of training, and metrics on the other half
-    calibrated: dict | None = None  # the metrics of the test half with scores times `scale`, which validation chose
-    controls: dict | None = None  # of the test half: the unigram's metrics and those of constant scores
-    by_document: dict | None = None  # sums over the test half's positions of each document, as `spread` reads them
+    validation: list[dict] = field(
+        default_factory=list
+    )  # step, seconds of training, and metrics on the other half
+    calibrated: dict | None = (
+        None  # the metrics of the test half with scores times `scale`, which validation chose
+    )
+    controls: dict | None = (
+        None  # of the test half: the unigram's metrics and those of constant scores
+    )
+    by_document: dict | None = (
+        None  # sums over the test half's positions of each document, as `spread` reads them
+    )
     machine: str | None = None
     host: dict = field(default_factory=dict)  # threads, memory, versions, git commit
     date: str | None = None  # UTC
@@ -66,8 +84,12 @@ class Result:
 
     def to_dict(self) -> dict:
         """The run as its JSON file holds it: every field of the Spec, then what was found."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("spec", "model")}
-        first = self.spec.stage1 and Path(self.spec.stage1).name  # a file counts by its name, never by its path
+        found = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("spec", "model")
+        }
+        first = (
+            self.spec.stage1 and Path(self.spec.stage1).name
+        )  # a file counts by its name, never by its path
         return {"run_id": self.run_id, **asdict(self.spec), "stage1": first, **found}
 
     @staticmethod
@@ -87,13 +109,17 @@ class Result:
         path = Path(folder) / f"{self.run_id}.json"
         file = path.with_suffix(".safetensors")
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode())
+        replace_file(
+            path, json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode()
+        )
         if self.model is not None:
             write(file, self.model.state_dict())
         elif file.is_file():
             set_aside(file)
         checkpoint = path.with_suffix(CHECKPOINT)
-        if self.model is not None or not checkpoint.is_dir():  # of several ranks, too large to be put together
+        if (
+            self.model is not None or not checkpoint.is_dir()
+        ):  # of several ranks, too large to be put together
             remove(checkpoint)
         return path
 
@@ -121,7 +147,11 @@ def read(path: Path) -> dict:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        said = (
+            f"it has no {error}"
+            if isinstance(error, KeyError)
+            else str(error) or type(error).__name__
+        )
         raise ValueError(f"{path.name}: not a run's file ({said})") from None
     return run | {f.name: getattr(result.spec, f.name) for f in fields(Spec) if f.name not in run}
 

@@ -4,10 +4,9 @@ Some rows are behind, and stay so: `state_dict` would bring them up to date, and
 """
 
 import torch
-from torch import Tensor
-
 from scta_lite.rows import RowAdamW
 from scta_lite.rows.ledger import Ledger
+from torch import Tensor
 
 
 def snapshot(optimizer: RowAdamW) -> dict[str, Tensor]:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pandas as pd
+from scta_lite.sweep import add_speedup, captured, same_work
 
 from scta_lab.base.spec import SHAPE
 from scta_lab.run.result import read
-from scta_lite.sweep import add_speedup, captured, same_work
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -16,12 +16,18 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     """
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
-        raise FileNotFoundError(f"folder={str(folder)!r}: no runs (*.json) are here; scta_lab.sweep writes them")
+        raise FileNotFoundError(
+            f"folder={str(folder)!r}: no runs (*.json) are here; scta_lab.sweep writes them"
+        )
     runs = pd.DataFrame([read(path) for path in paths])
-    return add_speedup(runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True))
+    return add_speedup(
+        runs.sort_values(["vocab", "method", "optimizer", "seed"], ignore_index=True)
+    )
 
 
-def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:
+def ratios(
+    runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "dense"
+) -> pd.DataFrame:
     """Step times over rounds (runs that differ in their seed alone), and their ratio to one method's, round by round.
 
     One row for each vocab, method and optimizer: `step_ms` and `ratio`, each with its quartiles over the rounds, and
@@ -30,7 +36,11 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     """
     keys = ["vocab", "method", "optimizer"]
     of_one = runs.groupby(keys)
-    keys += [name for name in ("capture", "fingerprint", *SHAPE) if name in runs and (of_one[name].nunique() > 1).any()]
+    keys += [
+        name
+        for name in ("capture", "fingerprint", *SHAPE)
+        if name in runs and (of_one[name].nunique() > 1).any()
+    ]
     phases = ["data_ms", "forward_ms", "backward_ms", "optimizer_ms"]
     runs = runs.astype(dict.fromkeys(["step_ms", *phases], float))  # None where no run was measured
     reference = runs[(runs.method == method) & (runs.optimizer == optimizer) & ~captured(runs)]
@@ -38,4 +48,8 @@ def ratios(runs: pd.DataFrame, *, method: str = "semantic", optimizer: str = "de
     groups = runs.assign(ratio=runs.step_ms / of_round).groupby(keys, sort=False, dropna=False)
     columns = {f"{name}{suffix}": groups[name].quantile(q) for name in ("step_ms", "ratio")
                for suffix, q in (("", 0.5), ("_q1", 0.25), ("_q3", 0.75))}  # fmt: skip
-    return pd.DataFrame({**columns, "rounds": groups.step_ms.count()}).join(groups[phases].median()).reset_index()
+    return (
+        pd.DataFrame({**columns, "rounds": groups.step_ms.count()})
+        .join(groups[phases].median())
+        .reset_index()
+    )

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from scta_lite.train import fit
 from tqdm import tqdm
 
 from scta_lab import text
@@ -25,7 +26,6 @@ from scta_lab.run.capture import CapturedRun
 from scta_lab.run.hooks import Checkpoint, Looks, Progress, Watch, budget, warm_peak
 from scta_lab.run.loop import LabRun, begun
 from scta_lab.run.result import CHECKPOINT, Result, read
-from scta_lite.train import fit
 
 EXAMPLES = """examples:
   python -m scta_lite.train --method semantic --vocab 50k --steps 100 --out runs/mine
@@ -119,7 +119,9 @@ def _judge(result: Result, held: HeldOut) -> None:
         setattr(result, name, value)
 
 
-def begin_second_stage(model: LanguageModel, spec: Spec, held: HeldOut | None, fingerprint: str) -> None:
+def begin_second_stage(
+    model: LanguageModel, spec: Spec, held: HeldOut | None, fingerprint: str
+) -> None:
     """The model as the first stage left it; a token head begins from that stage's head, or at random."""
     path = Path(spec.stage1)
     first = load(path.parent, path.stem)
@@ -139,7 +141,9 @@ def begin_second_stage(model: LanguageModel, spec: Spec, held: HeldOut | None, f
         model.head.begin(first.model.head)
     if spec.token_head == "plain":
         if held is None:
-            raise ValueError("token_head='plain': expected held-out text, on which its scale is fitted")
+            raise ValueError(
+                "token_head='plain': expected held-out text, on which its scale is fitted"
+            )
         scale = evaluate.best_scale(model, held.validation, offset=model.head.take_prior())
         model.head.begin(first.model.head, scale)
 
@@ -171,7 +175,11 @@ def load(folder: str | Path, run_id: str | None = None) -> Result:
 def _torch_settings(spec: Spec) -> Iterator[None]:
     """The threads and the precision of the Spec, and then again what was set before."""
     backends = torch.backends
-    products = backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul  # cuDNN's default: TF32
+    products = (
+        backends.cuda.matmul,
+        backends.cudnn.rnn,
+        backends.mkldnn.matmul,
+    )  # cuDNN's default: TF32
     threads, before = torch.get_num_threads(), [product.fp32_precision for product in products]
     torch.set_num_threads(spec.threads or threads)
     for product in products:

@@ -6,9 +6,9 @@
 import json
 
 import pandas as pd
+from scta_lite.paper import published_table
 
 from scta_lab.base.files import in_clone
-from scta_lite.paper import published_table
 
 VERDICTS = ("supported", "supported as arithmetic", "partly", "contradicted", "measured", "open")
 FINDING = ["verdict", "value", "why"]

@@ -2,7 +2,7 @@
 
 A view is what was trained under one rule at one V: for equal steps, for equal seconds, or in two
 stages. Its rows are named as the figures name them (`labels.variant`). Left out: how the settings
-were found, which is `tools/study.py`.
+were found, which is `studies/study.py`.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scta_lite import checks
 
 from scta_lab.judge import uncertainty
 from scta_lab.run.table import load_runs
 from scta_lab.study import labels
-from scta_lite import checks
 
 METRICS = {  # the name that a table gives to a metric of `uncertainty`
     "nll": "NLL",

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-
 from scta_lite.paper import PAPER, by_machine, published_epoch_losses, published_runs
 
 POSITIONS = PAPER.batch * PAPER.seq_len  # of a step, as the paper counts them

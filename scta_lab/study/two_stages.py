@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scta_lite import checks
 
 from scta_lab.study.quality import View, by_row, counted, median_step_ms, runs_of
-from scta_lite import checks
 
 
 def kind(run: Any) -> str:

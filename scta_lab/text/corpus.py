@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scta_lite import checks
+from scta_lite.losses import log_uniform
 from tqdm import tqdm
 
 from scta_lab.base.files import alone, cache, sealed
@@ -24,8 +26,6 @@ from scta_lab.text.examples import BLOCK, Examples, Stored, examples, save
 from scta_lab.text.reading import documents
 from scta_lab.text.repeats import RUN
 from scta_lab.text.vocabulary import BYTES, Vocabulary
-from scta_lite import checks
-from scta_lite.losses import log_uniform
 
 MAX_DRAWN = 1 << 26  # ids of "zipf"; a training that needs more goes through them again
 

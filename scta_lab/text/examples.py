@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scta_lite import checks
 from torch import Tensor
 
 from scta_lab.base.files import becoming, seal
-from scta_lite import checks
 
 BLOCK = 1 << 20  # ids that are read or made at a time
 SEEN = 0.02  # of held-out words that training may have in runs, before a caveat says so

@@ -20,7 +20,6 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-
 from scta_lite import checks
 
 BYTES = 256

@@ -1,9 +1,13 @@
-"""Sphinx's configuration of the web book, `make book`: the executed notebooks as they stand, nothing is run."""
+"""Sphinx's configuration of the web book, `make book`: nothing is run again."""
 
 import os
 from importlib.metadata import distribution
 
-project, author, copyright = "scta_lite", "the authors of scta_lite", "the authors of scta_lite, MIT licence"
+project, author, copyright = (
+    "scta_lite",
+    "the authors of scta_lite",
+    "the authors of scta_lite, MIT licence",
+)
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 exclude_patterns = ["static"]
 
@@ -18,9 +22,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 
-# MathJax from a package, and formulas as SVG, in one file that asks for no other: the book needs no network
+# MathJax from a package, and formulas as SVG, in one file: so the book needs no network
 mathjax_path = "tex-svg-full.js"
-_mathjax = distribution("sphinx-mathjax-offline").locate_file(f"sphinx-mathjax-offline/static/mathjax/{mathjax_path}")
+_mathjax = distribution("sphinx-mathjax-offline").locate_file(
+    f"sphinx-mathjax-offline/static/mathjax/{mathjax_path}"
+)
 html_static_path = ["static", str(_mathjax)]
 
 html_theme = "sphinx_book_theme"
@@ -38,7 +44,9 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
 }
-if repository := os.environ.get("GITHUB_REPOSITORY"):  # published from there: each notebook opens on Colab
+if repository := os.environ.get(
+    "GITHUB_REPOSITORY"
+):  # published from there: each notebook opens on Colab
     html_theme_options |= {
         "repository_url": f"https://github.com/{repository}",
         "repository_branch": "main",

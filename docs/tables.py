@@ -1,0 +1,207 @@
+"""The tables of the web book, in Markdown, from what is stored in data/."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from scta_lab import load_runs
+from scta_lab.base.files import ROOT
+from scta_lab.base.words import arguments
+from scta_lab.run.result import Result, read
+from scta_lab.run.table import add_speedup, ratios
+from scta_lab.study import quality
+from scta_lab.study.claims import claims
+from scta_lite import figures
+
+RUNS = ROOT / "data" / "runs"
+STUDY = RUNS / "two-cores" / "quality"
+BENCH = RUNS / "intel-xeon-2-cores" / "bench"
+RUN = "*-*-????????.json"  # a run's file
+SIDES = {"l": ":--", "r": "--:"}
+FORMATS = {  # of a comparison's columns
+    "seeds": ".0f",
+    "steps": ",.0f",
+    "seconds": ",.1f",
+    "NLL": ".3f",
+    "calibrated": ".3f",
+    "bits/byte": ".3f",
+    "Hit@1": ".1%",
+    "Hit@5": ".1%",
+    "Hit@10": ".1%",
+}
+SPREAD = "NLL ± documents"
+
+
+def table(rows: pd.DataFrame | dict | Iterable[dict], align: str = "") -> str:
+    """A table in Markdown; `align` has a letter for each column, l or r."""
+    rows = pd.DataFrame(rows)
+    rule = [SIDES[side] for side in align] or ["---"] * rows.shape[1]
+    lines = [rows.columns, rule, *rows.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def cell(value: object) -> str:
+    return str(value).replace("|", r"\|")
+
+
+def number(value: float, form: str) -> str:
+    return "–" if pd.isna(value) else format(value, form)
+
+
+def method(run: object) -> str:
+    return figures.style(run.method, run.optimizer)["label"]
+
+
+# --- the claims
+
+
+def known_claims() -> pd.DataFrame:
+    return claims().fillna({"value": "–", "why": "", "settled_in": ""})
+
+
+def notebook_link(name: str) -> str:
+    if not (ROOT / "notebooks" / f"{name}.ipynb").is_file():
+        return name or "–"
+    return f"[{name[:2]}](../notebooks/{name}.ipynb)"
+
+
+def claims_counted() -> str:
+    counts = known_claims().verdict.value_counts()
+    verdicts = [f"{n} {verdict}" for verdict, n in counts.items()]
+    return f"Of {counts.sum()}: {', '.join(verdicts)}."
+
+
+def claims_table() -> str:
+    known = known_claims()
+    columns = {
+        "": [f"[{name}](#{name.lower()})" for name in known.id],
+        "the paper says": known.claim,
+        "verdict": "**" + known.verdict + "**",
+        "in": known.settled_in.map(notebook_link),
+    }
+    return table(columns)
+
+
+def claims_in_full() -> str:
+    """Each under a heading of its own, so that one can link to it."""
+    parts = []
+    for claim in known_claims().itertuples():
+        parts += [
+            f"({claim.id.lower()})=\n## {claim.id}: {claim.verdict}",
+            f"*The paper, {claim.where}:* {claim.claim}.",
+            f"*What we found:* {claim.value}.",
+            claim.why,
+            f"*Shown in* {notebook_link(claim.settled_in or claim.notebook)}.",
+        ]
+    return "\n\n".join(parts)
+
+
+# --- times
+
+
+def step_times() -> str:
+    runs = load_runs(BENCH)
+    lines = []
+    for run in ratios(
+        runs[runs.corpus != "zipf"], method="semantic", optimizer="rows"
+    ).itertuples():
+        cells = {
+            "V": figures.short(run.vocab),
+            "method": method(run),
+            "step, ms": f"{run.step_ms:,.0f}",
+            "times SEMANTIC on rows": f"{run.ratio:.3g}",
+            "its quartiles": f"{run.ratio_q1:.3g} to {run.ratio_q3:.3g}",
+            "rounds": run.rounds,
+        }
+        lines.append(cells)
+    return table(lines, "rlrrrr")
+
+
+def on_gpu() -> pd.DataFrame:
+    """The last training of each kind on an H200, as in notebook 05; captured steps are a kind."""
+    runs = pd.concat([load_runs(RUNS / "h200" / part) for part in ("paper", "rows")])
+    runs = add_speedup(figures.by_kind(runs)).sort_values("date")
+    return runs.drop_duplicates(["vocab", "method", "optimizer"], keep="last")
+
+
+def gpu_times() -> str:
+    runs = on_gpu().sort_values(["vocab", "step_ms"])
+    ce_ms = runs[runs.method == "ce"].set_index("vocab").step_ms
+    lines = []
+    for run in runs.itertuples():
+        cells = {
+            "V": figures.short(run.vocab),
+            "method": method(run),
+            "step, ms": f"{run.step_ms:.2f}",
+            "its quartiles": f"{run.step_ms_q1:.2f} to {run.step_ms_q3:.2f}",
+            "times as fast as CE": f"{ce_ms[run.vocab] / run.step_ms:.2f}",
+            "joules": number(run.energy_joules / run.steps_run, ".2f"),
+        }
+        lines.append(cells)
+    return table(lines, "rlrrrr")
+
+
+# --- quality
+
+
+def views() -> list[quality.View]:
+    """What the study compares."""
+    return [view for vocab in quality.vocabs(STUDY) for view in quality.views(STUDY, vocab)]
+
+
+def comparisons() -> str:
+    """A table for each view, and the differences."""
+    parts = []
+    for view in views():
+        others = {
+            view.ce: f"NLL minus that of {view.ce}",
+            "trigram": "NLL minus that of the trigram",
+        }
+        differences = view.compared(others).rename_axis("").reset_index()
+        heading = f"### V = {view.vocab:,}, after {view.name}"
+        parts += [heading, view_table(view), table(differences, "lrr")]
+    return "\n\n".join(parts)
+
+
+def view_table(view: quality.View) -> str:
+    shown = view.table.astype(float).reindex(columns=[*FORMATS, SPREAD])
+    columns = {"": shown.index}
+    for name, form in FORMATS.items():
+        columns[name] = [number(value, form) for value in shown[name]]
+    for n, spread in enumerate(shown[SPREAD]):
+        if pd.notna(spread):
+            columns["NLL"][n] += f" ± {spread:.2f}"
+    return table(columns, "lrrrrrrrrr")
+
+
+# --- runs
+
+
+def stored_runs() -> str:
+    """Every stored run, a line each, by folder."""
+    parts = []
+    for folder in sorted({path.parent for path in RUNS.rglob(RUN)}):
+        runs = [Result.from_dict(read(path)) for path in sorted(folder.glob(RUN))]
+        versions = ", ".join(sorted({run.host["torch"] for run in runs}))
+        parts.append(f"## {folder.relative_to(RUNS)}\n\n{len(runs)} runs, torch {versions}.")
+        lines = [line("run", "seconds", "settings")]
+        lines += [
+            line(run.run_id, whole_seconds(run), " ".join(arguments(run.spec))) for run in runs
+        ]
+        parts.append("\n".join(["```text", *lines, "```"]))
+    return "\n\n".join(parts)
+
+
+def line(run_id: str, seconds: str, settings: str) -> str:
+    return f"{run_id:<28} {seconds:>9}  {settings}"
+
+
+def whole_seconds(run: Result) -> str:
+    if not run.step_ms or not run.steps_run:
+        return "–"
+    return f"{run.steps_run * run.step_ms / 1e3:,.1f}"
+
+
+def drills() -> str:
+    rows = pd.read_csv(ROOT / "data" / "results" / "drill.csv", keep_default_na=False)
+    tests = [f"`{names}`" if names else "–" for names in rows.tests]
+    return table(rows.assign(tests=tests).drop(columns="part"), "lrrl")

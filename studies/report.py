@@ -1,0 +1,55 @@
+"""The tables and figures of a campaign on a GPU."""
+
+import pandas as pd
+from scta_lab.base.files import replace_file
+from scta_lab.run.table import ratios
+from scta_lite import figures, published_runs
+
+from campaign import Campaign
+
+KIND = ["vocab", "method", "optimizer", "capture"]
+
+
+def report(campaign: Campaign) -> None:
+    """The tables and figures of this campaign's runs, into the folder and onto the screen."""
+    found = campaign.out / "found"
+    pieces = []
+    if campaign.runs.get("bench"):
+        pieces.append(step_times(pd.DataFrame(campaign.runs["bench"])))
+    trained = []
+    for part in ("paper", "rows", "prior"):
+        trained += campaign.runs.get(part, [])
+    if trained:
+        runs = pd.DataFrame(trained)
+        pieces += trainings(runs)
+        dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
+        if dense.seconds.notna().any():
+            figures.save(figures.throughput(dense), found / "fig_throughput")
+            figures.save(figures.training_time(dense), found / "fig_time")
+    if (found / "peers.csv").is_file():
+        pieces.append(pd.read_csv(found / "peers.csv").to_string(index=False))
+    pieces += campaign.left_out
+    whole = "\n\n".join(pieces)
+    replace_file(found / "table.txt", whole.encode())
+    print(whole)
+    print(f"\nThe folder to send: {campaign.out}")
+
+
+def step_times(runs: pd.DataFrame) -> str:
+    table = ratios(runs)
+    table["capture"] = table.get("capture", False)
+    table = table.sort_values(["vocab", "step_ms"])
+    columns = [*KIND, "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
+    return table[columns].to_string(index=False, float_format="{:.3f}".format)
+
+
+def trainings(runs: pd.DataFrame) -> list[str]:
+    """The paper's table with these runs beside it, and their times and memory."""
+    ce = runs[(runs.method == "ce") & (runs.optimizer == "dense")]
+    runs["speedup"] = runs.vocab.map(ce.set_index("vocab").seconds) / runs.seconds
+    published = published_runs()
+    machines = published.machine + " (published)"
+    both = pd.concat([runs, published.assign(machine=machines, optimizer="dense")])
+    columns = [*KIND, "step_ms", "seconds", "energy_joules", "peak_memory_bytes"]
+    times = runs.reindex(columns=columns).sort_values(["vocab", "method"])
+    return [figures.results_table(both).to_string(index=False), times.to_string(index=False)]
