@@ -31,6 +31,7 @@ def restore(optimizer: RowAdamW, tensors: dict[str, Tensor]) -> None:
 
 
 def ledger_tensors(ledger: Ledger) -> dict[str, Tensor]:
+    """What a ledger keeps and cannot make anew, by name."""
     m, v = ledger.moments  # (V, dim) each
     return {
         "stored": ledger.table.stored,  # (V, dim)

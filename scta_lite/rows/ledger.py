@@ -51,7 +51,7 @@ class Ledger:
         self.table = table
         self.betas = betas  # which may not change
         self.steps = 0  # done
-        self.era = 0  # times that the moments were made anew
+        self.era = 0  # times that the moments were made anew; rows of an earlier one are void
         self.used: dict[int, Borrowed] = {}  # look-ups that a backward pass gave a gradient
         self.had_gradient = False  # since the last zero_grad to None
         self.zeros = False  # gradients were set to 0: without a look-up a step moves rows too
@@ -70,8 +70,8 @@ class Ledger:
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
         self.beta2 = self.rounded(self.betas[1])
         self.sums = np.zeros((3, steps + 256))  # of each s: A, B, ln P(0,s)
-        self.logs = stored.new_zeros(steps + 256, 5, dtype=torch.float64)  # of each s: see `send`
-        self.now = stored.new_zeros(5, dtype=torch.float64)
+        self.logs = stored.new_zeros(steps + 256, 5, dtype=torch.float64)  # of each s, for `send`
+        self.now = stored.new_zeros(5, dtype=torch.float64)  # the same of the last step
         self.send(0)
 
     def rounded(self, number: float) -> float:
@@ -118,6 +118,15 @@ class Ledger:
             rows = merged(list(self.used.values()), self.seen)
             self.used = {id(rows.w): rows}
         return next(iter(self.used.values()))
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        """Forgets the gradients, or sets them to 0."""
+        for rows in self.used.values():
+            rows.w.grad = None if set_to_none else torch.zeros_like(rows.w)
+        self.zeros = self.had_gradient and not set_to_none
+        if set_to_none:
+            self.used.clear()
+            self.had_gradient = False
 
     def give_back(self, rows: Borrowed) -> None:
         """Writes the rows into the table and its moments; `stamp` says that they are current."""
@@ -167,15 +176,15 @@ class Ledger:
         """
         A, B, log_P = self.sums[:, start : self.steps + 1]  # (n,) each
         A = np.maximum(A, _ZERO)
-        # 0 / tiny: a row that was never used, or has missed nothing, does not move
+        # so that a row without moments, or that has missed nothing, moves by 0 / tiny, not 0 / 0
         B_over_A = B / A + torch.finfo(self.table.stored.dtype).tiny
         s = np.arange(start, self.steps + 1)
         log_beta1 = math.log(self.beta1) if self.beta1 > 0 else _LOG_ZERO
         log_beta2 = math.log(self.beta2)
         columns = [np.log(A), np.log(B_over_A), -log_P, -s * log_beta1, -s * log_beta2]
         logs = np.stack(columns, axis=1)  # (n, 5)
-        now = logs[-1] * [0, 0, 1, 1, 1]
-        # both stay where they are, for a CUDA graph
+        now = logs[-1] * [0, 0, 1, 1, 1]  # (5,)
+        # written in place: a CUDA graph reads both where they were at its capture
         self.now.copy_(torch.from_numpy(now), non_blocking=True)
         self.logs[start : self.steps + 1].copy_(torch.from_numpy(logs), non_blocking=True)
 
@@ -194,18 +203,19 @@ class Ledger:
 
 
 class LookUp:
-    """Rows that wait for their gradient, which a hook of autograd's leaf hands over.
+    """Rows that wait for their gradient. A hook of autograd's leaf holds it and calls it.
 
-    It holds no leaf: only the garbage collector would free such a cycle.
+    It does not hold the leaf in turn: only the garbage collector would free such a cycle.
     """
 
     def __init__(self, ledger: Ledger, rows: Borrowed):
         self.ledger = ledger
-        self.rows = rows._replace(w=None)
+        self.rows = rows._replace(w=None)  # the leaf is the rows' w
         self.era = ledger.era
         self.steps = ledger.steps  # after which they were read
 
     def take_gradient(self, leaf: Tensor) -> None:
+        """Hands the leaf to the ledger, once backward passes have left their gradient at it."""
         ledger = self.ledger
         if ledger.era != self.era:
             cause = "load_state_dict, restore, or a new RowAdamW"

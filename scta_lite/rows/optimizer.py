@@ -98,12 +98,7 @@ class RowAdamW(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients that no step has used; or sets them to 0, and rows go on moving."""
         for ledger in self._ledgers.values():
-            for rows in ledger.used.values():
-                rows.w.grad = None if set_to_none else torch.zeros_like(rows.w)
-            ledger.zeros = ledger.had_gradient and not set_to_none
-            if set_to_none:
-                ledger.used.clear()
-                ledger.had_gradient = False
+            ledger.zero_grad(set_to_none)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -114,8 +109,8 @@ class RowAdamW(torch.optim.Optimizer):
                 loss = closure()
         moves = []
         for group in self.param_groups:
-            ledgers = [self._ledgers[stored] for stored in group["params"]]
-            ledgers = [ledger for ledger in ledgers if ledger.moves()]
+            owned = [self._ledgers[stored] for stored in group["params"]]
+            ledgers = [ledger for ledger in owned if ledger.moves()]
             if ledgers:
                 moves.append((group, ledgers, checked(group, ledgers)))
         for group, ledgers, settings in moves:  # once all are checked
@@ -158,10 +153,10 @@ class RowAdamW(torch.optim.Optimizer):
         for group in state_dict["param_groups"]:
             _plain(group, "the state of an AdamW without it")
         for i, ledger in enumerate(self._ledgers.values()):
-            expected = (ledger.table.rows, ledger.table.dim)
-            for name, value in state_dict["state"].get(i, {}).items():
-                if name != "step" and value.shape != expected:
-                    shape = tuple(value.shape)
+            state, expected = state_dict["state"].get(i, {}), tuple(ledger.table.stored.shape)
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in state and state[name].shape != expected:
+                    shape = tuple(state[name].shape)
                     raise ValueError(f"{name} of shape {shape}: expected {expected}")
         self.flush()
         super().load_state_dict(state_dict)  # which calls __setstate__
@@ -201,11 +196,12 @@ class RowAdamW(torch.optim.Optimizer):
                 self._adopt(table, groups[table.stored])
         for stored, ledger in self._ledgers.items():
             ledger.betas = tuple(groups[stored]["betas"])
-            read, used = self.state.get(stored, {}), ledger.used
+            read = self.state.get(stored)
             if read or ledger.era:
-                self.begin(ledger, steps=int(read.get("step", 0)))
-                for name, value in read.items():
-                    self.state[stored][name].copy_(torch.as_tensor(value))
+                used = ledger.used
+                self.begin(ledger, steps=int(read["step"]) if read else 0)
+                for name, own in self.state[stored].items():
+                    own.copy_(torch.as_tensor(read[name] if read else 0))
                 ledger.take_over(used)
 
     def _adopt(self, table: VocabTable, group: dict) -> Ledger:
