@@ -54,7 +54,7 @@ def test_a_spec_has_the_name_that_the_laboratory_gives_it():
 
 def test_the_default_spec_is_the_papers():
     assert len(asdict(tiny())) == 20
-    with pytest.raises(ValueError, match="^method='adaptive': expected one of ce, semantic"):
+    with pytest.raises(ValueError, match=r"^method='adaptive': expected one of ce, semantic"):
         tiny("adaptive")
     assert tiny(vocab=300.0).vocab == 300
 
