@@ -21,6 +21,7 @@ from scta_lab.base.files import ROOT, temporary
 from scta_lab.base.words import arguments
 from scta_lab.judge import cost as cost_module
 from scta_lab.run import processes
+from scta_lab.run.command import sweep_command
 from scta_lab.run.table import ratios
 from scta_lab.text import corpus as corpus_module
 from scta_lite import figures
@@ -233,7 +234,7 @@ def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tiny, tmp_path, c
 
 def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
     words = ["--vocab", "300", "--method", "semantic", "--corpus", "zipf", "--steps", "3", "--out", str(tmp_path)]
-    processes.main([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
+    sweep_command([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
     assert "3 runs in" in capsys.readouterr().out
     runs = load_runs(tmp_path)
     assert runs.status.tolist() == ["ok"] * 3
@@ -243,13 +244,13 @@ def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
 @pytest.mark.parametrize(("word", "nearest"), [("--batch-size", "--batch"), ("--vocabulary=9", "--vocab")])
 def test_an_option_that_there_is_none_of_is_told_with_the_nearest(word, nearest, capsys):
     with pytest.raises(SystemExit):
-        processes.main(["--vocab", "300", word])
+        sweep_command(["--vocab", "300", word])
     assert f"{word}: no such option; expected {nearest}\n" in capsys.readouterr().err
 
 
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        processes.main(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
+        sweep_command(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
     assert ended.value.code == 2
     assert "scheduler='nowhere': no answer" in capsys.readouterr().err
 
@@ -433,19 +434,19 @@ def test_runs_of_two_texts_are_not_mixed(tiny, tmp_path):
 def test_command_line(tmp_path):
     words = "--vocab 300 --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu".split()
     command = [sys.executable, "-m", "scta_lite.sweep", *words, "--out", str(tmp_path)]
-    assert "1 runs in" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "1 run in" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert load_runs(tmp_path).vocab.tolist() == [300]
 
 
 def test_a_commands_rounds_have_seeds_of_their_own(tmp_path, capsys, here):
     words = f"--vocab 300,2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --out {tmp_path}".split()
-    processes.main([*words, "--rounds", "2"])
+    sweep_command([*words, "--rounds", "2"])
     assert "4 runs in" in capsys.readouterr().out
     assert load_runs(tmp_path)[["vocab", "seed"]].values.tolist() == [[300, 0], [300, 1], [2000, 0], [2000, 1]]
     for option, error in (("--vocab 1", "vocab=1: expected an integer from 2 up"),
                           ("--rounds 0", "rounds=0: expected an integer from 1 up")):  # fmt: skip
         with pytest.raises(SystemExit) as ended:
-            processes.main([*words, *option.split()])
+            sweep_command([*words, *option.split()])
         assert ended.value.code == 2
         assert capsys.readouterr().err.endswith(f"{error}\n")
 

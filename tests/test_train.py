@@ -19,7 +19,8 @@ from scta_lab.base.spec import METHODS
 from scta_lab.judge.evaluate import HeldOut
 from scta_lab.methods.model import LanguageModel
 from scta_lab.methods.samplers import log_unigram
-from scta_lab.run import clock, hooks, training
+from scta_lab.run import clock, hooks
+from scta_lab.run.command import train_command
 from scta_lab.run.loop import LabRun, failure, optimizers
 
 
@@ -370,7 +371,7 @@ def test_command_line(tmp_path, capsys):
     assert (run.status, run.steps_run, run.spec.vocab) == ("ok", 4, 2000)
     assert run.model.embed.num_embeddings == 2000
     with pytest.raises(SystemExit) as ended:
-        training.main([*command[3:], "--temperature", "0"])
+        train_command([*command[3:], "--temperature", "0"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip().endswith("temperature=0: expected a finite number above 0")
 
