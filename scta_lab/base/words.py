@@ -139,8 +139,9 @@ def parsed(parser: ArgumentParser, words: list[str] | None) -> tuple[dict[str, A
     options, unknown = parser.parse_known_args(words)
     for word in unknown:
         option = word.partition("=")[0]
+        longer = [name for name in parser._option_string_actions if name.startswith(option)]
         close = difflib.get_close_matches(option, parser._option_string_actions, n=1)
-        nearest = close[0] if close else "one that --help lists"
+        nearest = " or ".join(longer or close) or "one that --help lists"
         parser.error(f"{word}: no such option; expected {nearest}")
     settings = {name: value for name, value in vars(options).items() if name in FIELDS}
     return settings, options
