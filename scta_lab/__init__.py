@@ -8,10 +8,11 @@ from scta_lab import text
 from scta_lab.base.spec import Spec
 from scta_lab.base.words import grid
 from scta_lab.judge import decode, evaluate
+from scta_lab.run.loading import load
 from scta_lab.run.processes import sweep
 from scta_lab.run.result import Result
 from scta_lab.run.table import load_runs
-from scta_lab.run.training import load, train
+from scta_lab.run.training import train
 
 __all__ = [
     "Result",

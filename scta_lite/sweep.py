@@ -112,4 +112,4 @@ def captured(runs: pd.DataFrame) -> pd.Series:
 
 
 if __name__ == "__main__":  # the command has every method, setting and text: it is the laboratory's
-    importlib.import_module("scta_lab.run.processes").main()
+    importlib.import_module("scta_lab.run.command").sweep_command()

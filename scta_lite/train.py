@@ -210,4 +210,4 @@ def device_name(device: torch.device) -> str:
 
 
 if __name__ == "__main__":  # the command has every method, setting and text: it is the laboratory's
-    importlib.import_module("scta_lab.run.training").main()
+    importlib.import_module("scta_lab.run.command").train_command()

@@ -15,8 +15,8 @@ from scta_lab.judge import cost
 from scta_lab.methods.backbone import BACKBONES, angles, rotate
 from scta_lab.methods.model import LanguageModel
 from scta_lab.run import hooks
+from scta_lab.run.command import train_command as main
 from scta_lab.run.table import ratios
-from scta_lab.run.training import main
 
 SIZES = [  # layers, heads, d, mlp_ratio, T
     (1, 1, 2, 1, 1),

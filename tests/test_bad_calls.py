@@ -15,10 +15,16 @@ from scta_lab.methods.model import LanguageModel
 from scta_lite import losses
 
 N, V, d, D, K = 5, 9, 4, 6, 3
-FLOAT = {name: torch.zeros(shape) for name, shape in {
-    "hidden": (N, d), "weight": (V, d), "query": (N, D), "positive": (N, D), "negatives": (N, K, D), "scores": (N, K),
+SHAPES = {
+    "hidden": (N, d),
+    "weight": (V, d),
+    "query": (N, D),
+    "positive": (N, D),
+    "negatives": (N, K, D),
+    "scores": (N, K),
     "row": (N,),
-}.items()}  # fmt: skip
+}
+FLOAT = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
 TARGET = torch.zeros(N, dtype=torch.long)
 SPEC = {"method": "ce", "corpus": "zipf", "device": "cpu", **SIZES, **LENGTHS}
 
@@ -39,9 +45,9 @@ def semantic(**wrong):
 
 
 def table(ids):
-    made = scta_lite.VocabTable(9, 2)
-    scta_lite.RowAdamW([made])
-    return made(ids)
+    look_up = scta_lite.VocabTable(9, 2)
+    scta_lite.RowAdamW([look_up])
+    return look_up(ids)
 
 
 def model():
@@ -120,7 +126,7 @@ CALLS = [  # the function, a wrong call of it, and how its error begins
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "call", "message"), CALLS, ids=[f"{name}: {said}" for name, _, said in CALLS])
+@pytest.mark.parametrize(("name", "call", "message"), CALLS, ids=[f"{name}: {message}" for name, _, message in CALLS])
 def test_bad_calls_are_told(name, call, message):
     with pytest.raises((ValueError, OSError), match=f"^{re.escape(message)}") as error:
         call()

@@ -16,9 +16,16 @@ import bench
 import export
 import serve
 
-TINY = {"corpus": str(ROOT / "tests" / "chat.json"), "vocab": 400, "hidden": 16, "semantic_dim": 16, "examples": 64,
-        "seq_len": 16, "steps": 4}  # fmt: skip
-ASKED = "What is the"
+TINY = {
+    "corpus": str(ROOT / "tests" / "chat.json"),
+    "vocab": 400,
+    "hidden": 16,
+    "semantic_dim": 16,
+    "examples": 64,
+    "seq_len": 16,
+    "steps": 4,
+}
+PROMPT = "What is the"
 
 
 def exported(tmp_path, kind="HNSW32", **changes):
@@ -40,19 +47,25 @@ def test_the_model_s_own_best_tokens(tmp_path, kind, changes):
     result, client = exported(tmp_path, kind, **changes)
     vocabulary = text.load(TINY["corpus"]).vocabulary(TINY["vocab"])
     with torch.no_grad():
-        hidden, _ = result.model.advance(torch.from_numpy(vocabulary.encode(ASKED)).long().view(1, -1))
-        head = result.model.head
-        exact = search.Exact(search.search_space(head))
-        scores, ids = exact.search(search.query(head, hidden), 5)
-    answer = client.post("/next", json={"text": ASKED, "k": 5})
+        hidden, _ = result.model.advance(torch.from_numpy(vocabulary.encode(PROMPT)).long().view(1, -1))
+        scores, ids = search.Exact(search.search_space(result.model.head)).search(
+            search.query(result.model.head, hidden), 5
+        )
+    answer = client.post("/next", json={"text": PROMPT, "k": 5})
     assert answer.status_code == 200
     assert [token["id"] for token in answer.json()] == ids[0].tolist()
     assert [token["text"] for token in answer.json()] == [vocabulary.decode([i]) for i in ids[0].tolist()]
     assert [token["score"] for token in answer.json()] == pytest.approx(scores[0].tolist(), abs=2e-3)
     assert client.get("/").json()["vocab"] == TINY["vocab"]
     files = {path.name for path in (tmp_path / "served").iterdir()}
-    assert files == {"step.pt2", "index.faiss", "vocabulary.npz", "config.json",
-                     f"{result.run_id}.json", f"{result.run_id}.safetensors"}  # fmt: skip
+    assert files == {
+        "step.pt2",
+        "index.faiss",
+        "vocabulary.npz",
+        "config.json",
+        f"{result.run_id}.json",
+        f"{result.run_id}.safetensors",
+    }
 
 
 def test_a_bad_question_is_told(tmp_path):
@@ -102,6 +115,6 @@ def test_another_text_is_told(tmp_path):
 def test_bench_counts_answers(tmp_path, monkeypatch):
     _, client = exported(tmp_path, method="semantic")
     monkeypatch.setattr(bench.httpx2, "Client", lambda base_url: nullcontext(client))
-    found = bench.measure("", ASKED, 3, clients=1, seconds=0.3)
-    assert found["requests"] > 1
-    assert 0 < found["p50_ms"] <= found["p99_ms"]
+    times = bench.measure("", PROMPT, 3, clients=1, seconds=0.3)
+    assert times["requests"] > 1
+    assert 0 < times["p50_ms"] <= times["p99_ms"]

@@ -3,6 +3,7 @@ import math
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser
 from decimal import Decimal
 
 import numpy as np
@@ -11,49 +12,52 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from scta_lab import Result, Spec, grid
 from scta_lab.base.files import ROOT
-from scta_lab.base.words import arguments
+from scta_lab.base.words import add_arguments, arguments, parsed
 from scta_lite.notebook import parameters
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), [
-    ("vocab", 0, "an integer from 2 up"),
-    ("vocab", 1, "an integer from 2 up"),
-    ("vocab", -5, "an integer from 2 up"),
-    ("vocab", 2.5, "an integer from 2 up"),
-    ("vocab", "many", "an integer from 2 up"),
-    ("vocab", None, "an integer from 2 up"),
-    ("vocab", True, "an integer from 2 up"),
-    ("vocab", math.nan, "an integer from 2 up"),
-    ("vocab", 10**400, "an integer from 2 up"),
-    ("seed", 2**64, "an integer from 0 up"),
-    ("negatives", 0, "an integer from 1 up"),
-    ("negatives", 1000, "fewer than vocab=1000"),
-    ("temperature", 0, "a finite number above 0"),
-    ("temperature", math.nan, "a finite number above 0"),
-    ("temperature", "warm", "a finite number above 0"),
-    ("lr", -1e-3, "a finite number above 0"),
-    ("weight_decay", -0.1, "a finite number from 0 up"),
-    ("betas", (0.9, 1.0), "two numbers from 0 up and below 1"),
-    ("betas", 0.9, "two numbers from 0 up and below 1"),
-    ("batch", 20_001, "at most examples=20000"),
-    ("steps", 2501, "at most 2500"),
-    ("steps", 1, "an integer from 2 up"),
-    ("method", "magic", "one of ce, semantic"),
-    ("method", 3, "one of ce, semantic"),
-    ("optimizer", "sgd", "one of dense"),
-    ("evaluate", "false", "one of True, False"),
-    ("evaluate", 1, "one of True, False"),
-    ("corpus", "", "a name"),
-    ("seed", -1, "an integer from 0 up"),
-    ("threads", 100_000, "an integer from 1 to 1,024"),
-    ("vocab", Decimal("NaN"), "an integer from 2 up"),
-    ("vocab", np.zeros(3), "an integer from 2 up"),
-    ("precision", "float16", "one of float32, tf32, bfloat16"),
-    ("schedule", "sawtooth", "one of constant, linear, cosine"),
-    ("warmup", -1, "an integer from 0 up"),
-    ("warmup", 2500, "fewer than the steps of the run"),
-    ("clip", 0, "a finite number above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("vocab", 0, "an integer from 2 up"),
+        ("vocab", 1, "an integer from 2 up"),
+        ("vocab", -5, "an integer from 2 up"),
+        ("vocab", 2.5, "an integer from 2 up"),
+        ("vocab", "many", "an integer from 2 up"),
+        ("vocab", None, "an integer from 2 up"),
+        ("vocab", True, "an integer from 2 up"),
+        ("vocab", math.nan, "an integer from 2 up"),
+        ("vocab", 10**400, "an integer from 2 up"),
+        ("seed", 2**64, "an integer from 0 up"),
+        ("negatives", 0, "an integer from 1 up"),
+        ("negatives", 1000, "fewer than vocab=1000"),
+        ("temperature", 0, "a finite number above 0"),
+        ("temperature", math.nan, "a finite number above 0"),
+        ("temperature", "warm", "a finite number above 0"),
+        ("lr", -1e-3, "a finite number above 0"),
+        ("weight_decay", -0.1, "a finite number from 0 up"),
+        ("betas", (0.9, 1.0), "two numbers from 0 up and below 1"),
+        ("betas", 0.9, "two numbers from 0 up and below 1"),
+        ("batch", 20_001, "at most examples=20000"),
+        ("steps", 2501, "at most 2500"),
+        ("steps", 1, "an integer from 2 up"),
+        ("method", "magic", "one of ce, semantic"),
+        ("method", 3, "one of ce, semantic"),
+        ("optimizer", "sgd", "one of dense"),
+        ("evaluate", "false", "one of True, False"),
+        ("evaluate", 1, "one of True, False"),
+        ("corpus", "", "a name"),
+        ("seed", -1, "an integer from 0 up"),
+        ("threads", 100_000, "an integer from 1 to 1,024"),
+        ("vocab", Decimal("NaN"), "an integer from 2 up"),
+        ("vocab", np.zeros(3), "an integer from 2 up"),
+        ("precision", "float16", "one of float32, tf32, bfloat16"),
+        ("schedule", "sawtooth", "one of constant, linear, cosine"),
+        ("warmup", -1, "an integer from 0 up"),
+        ("warmup", 2500, "fewer than the steps of the run"),
+        ("clip", 0, "a finite number above 0"),
+    ],
+)
 def test_bad_arguments_are_named(name, value, expected):
     with pytest.raises(ValueError, match=f"^{name}=.*: expected {expected}") as error:
         Spec(**{"method": "semantic", "vocab": 1000, name: value})
@@ -82,9 +86,8 @@ def test_run_id_is_frozen():
 
 def test_equal_specs_have_equal_ids():
     """Whatever kind of number was given."""
-    specs = [
-        Spec(method="ce", vocab=9, negatives=3, betas=betas) for betas in ((0, 0.9), (0.0, 0.9), [np.float64(0), 0.9])
-    ]
+    pairs = ((0, 0.9), (0.0, 0.9), [np.float64(0), 0.9])
+    specs = [Spec(method="ce", vocab=9, negatives=3, betas=betas) for betas in pairs]
     assert len(set(specs)) == len({spec.run_id("x") for spec in specs}) == 1
 
 
@@ -93,16 +96,19 @@ def test_run_id_knows_the_corpus_by_its_fingerprint():
     assert here.run_id("f") == there.run_id("f") != here.run_id("g")
 
 
-@pytest.mark.parametrize(("value", "vocabs"), [
-    (1000, [1000]),
-    (1e6, [1_000_000]),
-    ([50_000, 200_000], [50_000, 200_000]),
-    ("50k,200k,1M", [50_000, 200_000, 1_000_000]),
-    ("[1_000, 2.5K]", [1000, 2500]),
-    ("1e6", [1_000_000]),
-    (["50k", 7], [50_000, 7]),
-    (["50k,200k", "1M"], [50_000, 200_000, 1_000_000]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "vocabs"),
+    [
+        (1000, [1000]),
+        (1e6, [1_000_000]),
+        ([50_000, 200_000], [50_000, 200_000]),
+        ("50k,200k,1M", [50_000, 200_000, 1_000_000]),
+        ("[1_000, 2.5K]", [1000, 2500]),
+        ("1e6", [1_000_000]),
+        (["50k", 7], [50_000, 7]),
+        (["50k,200k", "1M"], [50_000, 200_000, 1_000_000]),
+    ],
+)
 def test_vocabularies_can_be_given_in_many_ways(value, vocabs):
     assert [s.vocab for s in grid(vocab=value, method="ce")] == vocabs
 
@@ -125,39 +131,28 @@ def test_grid_knows_its_settings():
         grid(vocab=1000, method="ce", vocba=9)
 
 
-def test_arguments_round_trip():
-    from argparse import ArgumentParser
-
-    from scta_lab.base.words import add_arguments
-
-    spec = Spec(method="semantic", vocab=777, betas=(0.5, 0.9), evaluate=True, corpus='a "b" c.json', budget_s=1.5)
+def spec_of(words):
+    """The Spec that the words of a command line give."""
     parser = ArgumentParser()
     add_arguments(parser)
-    assert Spec(**vars(parser.parse_args(arguments(spec)))) == spec
+    settings, _ = parsed(parser, words)
+    return Spec(**settings)
+
+
+def test_arguments_round_trip():
+    spec = Spec(method="semantic", vocab=777, betas=(0.5, 0.9), evaluate=True, corpus='a "b" c.json', budget_s=1.5)
+    assert spec_of(arguments(spec)) == spec
 
 
 @pytest.mark.parametrize("name", ["2024", "50k", "null", "true", "a.txt"])
 def test_a_text_may_have_any_name(name):
-    from argparse import ArgumentParser
-
-    from scta_lab.base.words import add_arguments
-
-    parser = ArgumentParser()
-    add_arguments(parser)
-    found = parser.parse_args(["--method", "ce", "--vocab", "2k", "--corpus", name])
-    assert Spec(**vars(found)).corpus == name
+    assert spec_of(["--method", "ce", "--vocab", "2k", "--corpus", name]).corpus == name
 
 
 @pytest.mark.parametrize("words", ["--vocab 50q", "--vocab 2k --lr fast", "--vocab 2k --betas 0.9"])
 def test_a_word_that_is_no_number_is_told_at_once(words, capsys):
-    from argparse import ArgumentParser
-
-    from scta_lab.base.words import add_arguments
-
-    parser = ArgumentParser()
-    add_arguments(parser)
     with pytest.raises(SystemExit):
-        parser.parse_args(["--method", "ce", *words.split()])
+        spec_of(["--method", "ce", *words.split()])
     assert re.search(r"expected a number, as 2000, 50k or 1M|expected 2 arguments", capsys.readouterr().err)
 
 
@@ -217,23 +212,43 @@ def test_result_round_trip(tmp_path):
     assert list(tmp_path.iterdir()) == [path]  # no temporary file stays
 
 
+@pytest.mark.parametrize("status", ["out_of_memory", "killed", "failed", "skipped"])
+def test_only_a_run_that_ends_well_replaces_one_that_did(tmp_path, status):
+    run = {"spec": Spec(method="ce", vocab=50), "fingerprint": "abc", "corpus": "chat.json"}
+    path = Result(**run, status="killed").save(tmp_path)
+    assert Result(**run, status=status).save(tmp_path) == path  # of two that did not, the later one stands
+    assert Result(**run, status="ok", step_ms=2.5).save(tmp_path) == path
+    attempt = Result(**run, status=status, reason="why").save(tmp_path)
+    assert attempt.name == f"{path.name}.attempt"
+    assert json.loads(attempt.read_text())["reason"] == "why"
+    assert json.loads(path.read_text())["step_ms"] == 2.5
+    assert Result(**run, status="ok", step_ms=3.5).save(tmp_path) == path
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_a_method_takes_where_nothing_is_said():
     plain, prior = Spec(method="semantic", vocab=1000), Spec(method="semantic_prior", vocab=1000)
     assert (plain.sampler, plain.shared, plain.init_std) == ("uniform", 0, 1.0)
     assert (prior.sampler, prior.shared) == ("unigram", 1024)
-    said = Spec(method="semantic_prior", vocab=1000, sampler="unigram", shared=1024, init_std=prior.init_std)
-    assert said.run_id("x") == prior.run_id("x")
+    defaults = {"sampler": "unigram", "shared": 1024, "init_std": prior.init_std}
+    assert Spec(method="semantic_prior", vocab=1000, **defaults).run_id("x") == prior.run_id("x")
     assert Spec(method="semantic_prior", vocab=1000, sampler="uniform").run_id("x") != prior.run_id("x")
     assert Spec(method="semantic", vocab=1000, sampler="uniform").run_id("x") == plain.run_id("x")
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"method": "ce", "optimizer": "sparse", "clip": 1.0}, r"^clip=1.0: expected None with optimizer='sparse'"),
-    ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
-    ({"method": "semantic", "sampler": "in_batch", "batch": 1, "seq_len": 2}, r"^sampler='in_batch': expected another"),
-    ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
-    ({"method": "ce", "eval_every": 5}, r"^eval_every=5: expected None without evaluate=True"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "ce", "optimizer": "sparse", "clip": 1.0}, r"^clip=1.0: expected None with optimizer='sparse'"),
+        ({"method": "semantic", "log_unigram": True}, r"^log_unigram=True: expected False with method='semantic'"),
+        (
+            {"method": "semantic", "sampler": "in_batch", "batch": 1, "seq_len": 2},
+            r"^sampler='in_batch': expected another",
+        ),
+        ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
+        ({"method": "ce", "eval_every": 5}, r"^eval_every=5: expected None without evaluate=True"),
+    ],
+)
 def test_settings_that_a_method_does_not_have(settings, message):
     with pytest.raises(ValueError, match=message):
         Spec(vocab=1000, **settings)

@@ -16,11 +16,12 @@ import pytest
 from conftest import CHAT, LENGTHS, SIZES
 from distributed import Client, LocalCluster
 
-from scta_lab import Spec, grid, load, load_runs, sweep, train
+from scta_lab import Result, Spec, grid, load, load_runs, sweep, train
 from scta_lab.base.files import ROOT, temporary
 from scta_lab.base.words import arguments
 from scta_lab.judge import cost as cost_module
 from scta_lab.run import processes
+from scta_lab.run.command import sweep_command, train_command
 from scta_lab.run.table import ratios
 from scta_lab.text import corpus as corpus_module
 from scta_lite import figures
@@ -36,27 +37,34 @@ def wait_for(condition, seconds=60):
     """The condition's first true value; fails after a minute."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := condition():
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(0.05)
     pytest.fail("waited in vain")
 
 
 def children(folder):
     """Process ids of the runs whose files go to the folder."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
         if "scta_lite.train" in words and str(folder) in words:
-            found.append(int(path.parent.name))
-    return found
+            processes.append(int(path.parent.name))
+    return processes
 
 
-def progress_told(folder):
+def progress_files(folder):
     return list(Path(folder).glob(".*.progress.*"))
+
+
+def kill_a_child(folder):
+    """Kills the run whose file goes to the folder, once it has shown its progress."""
+    wait_for(lambda: progress_files(folder))
+    os.kill(children(folder)[0], signal.SIGKILL)
 
 
 def test_one_file_a_run_in_the_specs_order(tiny, tmp_path, here):
@@ -86,18 +94,32 @@ def test_resume_leaves_finished_runs_alone_and_tries_killed_ones_again(tiny, tmp
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the runs' processes in /proc, which is Linux's")
 class TestKilled:
     def test_a_killed_run_is_recorded_and_the_sweep_goes_on(self, tiny, tmp_path):
-        def kill():
-            wait_for(lambda: progress_told(tmp_path))
-            os.kill(children(tmp_path)[0], signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
+        killer = threading.Thread(target=kill_a_child, args=[tmp_path])
         killer.start()
         runs = sweep([Spec(method="semantic", **ENDLESS), tiny()], tmp_path, progress=False)
         killer.join()
         assert runs.status.tolist() == ["killed", "ok"]
         assert runs.reason[0].startswith("ended by SIGKILL after step ")
         assert runs.step_ms.isna().tolist() == [True, False]
-        assert not progress_told(tmp_path)
+        assert not progress_files(tmp_path)
+
+    def test_a_run_that_is_killed_again_replaces_none_that_ended_well(self, tmp_path, capsys):
+        spec = Spec(method="semantic", **ENDLESS)
+        good = Result(spec=spec, status="ok", fingerprint="zipf-2", corpus="zipf", step_ms=2.5).save(tmp_path)
+        for end in (".safetensors", ".checkpoint.safetensors"):
+            good.with_suffix(end).touch()
+        before = files(tmp_path)
+
+        killer = threading.Thread(target=kill_a_child, args=[tmp_path])
+        killer.start()
+        sweep_command([*arguments(spec), "--again", "--out", str(tmp_path)])
+        killer.join()
+        attempt = tmp_path / f"{good.name}.attempt"
+        assert json.loads(attempt.read_text())["status"] == "killed"
+        assert files(tmp_path) == before | {attempt.name: attempt.stat().st_mtime_ns}
+        assert load_runs(tmp_path).step_ms.tolist() == [2.5]
+        warning = rf"^python -m scta_lite.sweep: {good.stem}: killed: ended by SIGKILL .*; the run from before stays$"
+        assert re.search(warning, capsys.readouterr().err, re.M)
 
     def test_a_sweep_that_was_killed_at_its_very_end_leaves_nothing(self, tiny, tmp_path, monkeypatch, here):
         """Every run is done, and what its process and the sweep had beside it goes with the next sweep."""
@@ -120,7 +142,7 @@ class TestKilled:
             f"from scta_lab import *; sweep([Spec(**{vars(tiny())!r}), Spec(**{vars(endless)!r})], {str(tmp_path)!r})"
         )
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_for(lambda: progress_told(tmp_path))
+        wait_for(lambda: progress_files(tmp_path))
         process.kill()
         process.wait()
         wait_for(lambda: not children(tmp_path))  # a run does not outlive its sweep
@@ -131,7 +153,7 @@ class TestKilled:
 
     def test_the_kernel_would_take_the_run_first(self, tmp_path):
         threading.Thread(target=lambda: sweep([Spec(method="semantic", **ENDLESS)], tmp_path, progress=False)).start()
-        wait_for(lambda: progress_told(tmp_path))
+        wait_for(lambda: progress_files(tmp_path))
         child = children(tmp_path)[0]
         assert Path(f"/proc/{child}/oom_score_adj").read_text().strip() == "1000"
         os.kill(child, signal.SIGKILL)
@@ -208,8 +230,8 @@ def test_after_an_interrupt_no_run_begins(tiny, tmp_path, monkeypatch):
 @pytest.fixture
 def cluster():
     """Two worker processes of dask, each for one run at a time."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as made:
-        yield made
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as workers:
+        yield workers
 
 
 def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tiny, tmp_path, cluster):
@@ -218,7 +240,7 @@ def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tiny, tmp_path, c
     with Client(cluster) as client:
 
         def kill():
-            wait_for(lambda: progress_told(tmp_path))
+            wait_for(lambda: progress_files(tmp_path))
             killed.append(next(iter(client.run(os.getpid).values())))
             os.kill(killed[0], signal.SIGKILL)
 
@@ -233,33 +255,50 @@ def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tiny, tmp_path, c
 
 def test_the_command_gives_its_runs_to_a_scheduler(tmp_path, cluster, capsys):
     words = ["--vocab", "300", "--method", "semantic", "--corpus", "zipf", "--steps", "3", "--out", str(tmp_path)]
-    processes.main([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
+    sweep_command([*words, "--rounds", "3", "--scheduler", cluster.scheduler_address])
     assert "3 runs in" in capsys.readouterr().out
     runs = load_runs(tmp_path)
     assert runs.status.tolist() == ["ok"] * 3
     assert set(files(tmp_path)) == {f"{run_id}.json" for run_id in runs.run_id}
 
 
-@pytest.mark.parametrize(("word", "nearest"), [("--batch-size", "--batch"), ("--vocabulary=9", "--vocab")])
-def test_an_option_that_there_is_none_of_is_told_with_the_nearest(word, nearest, capsys):
-    with pytest.raises(SystemExit):
-        processes.main(["--vocab", "300", word])
-    assert f"{word}: no such option; expected {nearest}\n" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        ("--batch-size 9", "--batch"),
+        ("--vocabulary=9", "--vocab"),
+        ("--cor x", "--corpus"),
+        ("--max 9", "--max-characters"),
+        ("--see 9", "--seed"),
+        ("--zzz", "one that --help lists"),
+    ],
+)
+@pytest.mark.parametrize("command", [train_command, sweep_command])
+def test_an_option_that_there_is_none_of_is_told_with_the_nearest(words, nearest, command, tmp_path, capsys):
+    """Nor can one be shortened: an option that comes later would change what it means."""
+    with pytest.raises(SystemExit) as ended:
+        command(f"--vocab 300 --method ce --out {tmp_path}/runs {words}".split())
+    assert ended.value.code == 2
+    assert f"{words.split()[0]}: no such option; expected {nearest}\n" in capsys.readouterr().err
+    assert not files(tmp_path)
 
 
 def test_a_scheduler_that_does_not_answer_is_told(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        processes.main(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
+        sweep_command(["--vocab", "300", "--scheduler", "nowhere", "--out", str(tmp_path)])
     assert ended.value.code == 2
     assert "scheduler='nowhere': no answer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"corpus": "no/such.json"}, "corpus='no/such.json': no such file"),
-    ({"seq_len": 200_000, "examples": 4, "corpus": str(CHAT)}, "seq_len=200000: expected at most"),
-    ({"device": "cuda:99"}, "device='cuda:99'"),
-    ({"corpus": str(CHAT), "vocab": 10_000_000}, "vocab=10000000: expected at most .*zipf"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": "no/such.json"}, "corpus='no/such.json': no such file"),
+        ({"seq_len": 200_000, "examples": 4, "corpus": str(CHAT)}, "seq_len=200000: expected at most"),
+        ({"device": "cuda:99"}, "device='cuda:99'"),
+        ({"corpus": str(CHAT), "vocab": 10_000_000}, "vocab=10000000: expected at most .*zipf"),
+    ],
+)
 def test_nothing_runs_before_everything_is_checked(tiny, tmp_path, changes, message):
     with pytest.raises((ValueError, OSError), match=message):
         sweep([tiny(), tiny(**changes)], tmp_path, progress=False)
@@ -331,21 +370,31 @@ def test_a_sweep_sets_aside_what_is_no_run_and_does_the_run_anew(two_runs, tmp_p
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def counted(monkeypatch, module, name):
+    """A list to which each call of the module's function adds its arguments."""
+    function, calls = getattr(module, name), []
+
+    def call(*arguments, **settings):
+        calls.append(arguments)
+        return function(*arguments, **settings)
+
+    monkeypatch.setattr(module, name, call)
+    return calls
+
+
 def test_two_sweeps_of_one_folder_do_each_run_once(tiny, tmp_path, monkeypatch):
     """Both on a cold cache, each with four workers: what one does the other waits for, and takes."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    begun, built = [], []
-    popen, build = subprocess.Popen, corpus_module.build
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: (begun.append(a), popen(*a, **k))[1])
-    monkeypatch.setattr(corpus_module, "build", lambda *a, **k: (built.append(a), build(*a, **k))[1])
+    begun = counted(monkeypatch, subprocess, "Popen")
+    built = counted(monkeypatch, corpus_module, "build")
     specs = [tiny(corpus=str(CHAT), vocab=400, seed=seed) for seed in range(3)]
     tables = []
 
-    def one():
+    def run_all():
         with ThreadPoolExecutor(4) as pool:
             tables.append(sweep(specs, tmp_path / "runs", executor=pool, progress=False))
 
-    threads = [threading.Thread(target=one) for _ in range(2)]
+    threads = [threading.Thread(target=run_all) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -433,19 +482,21 @@ def test_runs_of_two_texts_are_not_mixed(tiny, tmp_path):
 def test_command_line(tmp_path):
     words = "--vocab 300 --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu".split()
     command = [sys.executable, "-m", "scta_lite.sweep", *words, "--out", str(tmp_path)]
-    assert "1 runs in" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "1 run in" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert load_runs(tmp_path).vocab.tolist() == [300]
 
 
 def test_a_commands_rounds_have_seeds_of_their_own(tmp_path, capsys, here):
     words = f"--vocab 300,2k --method semantic --corpus zipf --steps 3 --hidden 8 --device cpu --out {tmp_path}".split()
-    processes.main([*words, "--rounds", "2"])
+    sweep_command([*words, "--rounds", "2"])
     assert "4 runs in" in capsys.readouterr().out
     assert load_runs(tmp_path)[["vocab", "seed"]].values.tolist() == [[300, 0], [300, 1], [2000, 0], [2000, 1]]
-    for option, error in (("--vocab 1", "vocab=1: expected an integer from 2 up"),
-                          ("--rounds 0", "rounds=0: expected an integer from 1 up")):  # fmt: skip
+    for option, error in (
+        ("--vocab 1", "vocab=1: expected an integer from 2 up"),
+        ("--rounds 0", "rounds=0: expected an integer from 1 up"),
+    ):
         with pytest.raises(SystemExit) as ended:
-            processes.main([*words, *option.split()])
+            sweep_command([*words, *option.split()])
         assert ended.value.code == 2
         assert capsys.readouterr().err.endswith(f"{error}\n")
 
@@ -459,8 +510,11 @@ def test_a_sweep_needs_no_jupyter():
 
 def test_grid_for_a_sweep():
     assert [(s.vocab, s.method) for s in grid(vocab=[9, 7], method=["ce", "semantic"], negatives=2)] == [
-        (9, "ce"), (9, "semantic"), (7, "ce"), (7, "semantic")
-    ]  # fmt: skip
+        (9, "ce"),
+        (9, "semantic"),
+        (7, "ce"),
+        (7, "semantic"),
+    ]
 
 
 def test_a_sweep_of_nothing_is_an_empty_table(tmp_path):

@@ -26,11 +26,11 @@ def record(clock, steps):
 
 
 def test_medians_and_quartiles_leave_the_warm_up_out(clock):
-    found = record(clock, [500, 900, 1, 2, 3, 4, 5])  # seven steps: the first two warm up
-    assert found["steps_measured"] == 5
-    assert found["step_ms"] == pytest.approx(6 * 3)
-    assert (found["step_ms_q1"], found["step_ms_q3"]) == (pytest.approx(6 * 2), pytest.approx(6 * 4))
-    assert [found[f"{p}_ms"] for p in PHASES] == pytest.approx([0, 3, 6, 9])
+    summary = record(clock, [500, 900, 1, 2, 3, 4, 5])  # seven steps: the first two warm up
+    assert summary["steps_measured"] == 5
+    assert summary["step_ms"] == pytest.approx(6 * 3)
+    assert (summary["step_ms_q1"], summary["step_ms_q3"]) == (pytest.approx(6 * 2), pytest.approx(6 * 4))
+    assert [summary[f"{p}_ms"] for p in PHASES] == pytest.approx([0, 3, 6, 9])
 
 
 @pytest.mark.parametrize(("steps", "measured"), [(2, 1), (4, 3), (12, 8), (30, 20), (2500, 2490)])

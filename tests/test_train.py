@@ -19,8 +19,10 @@ from scta_lab.base.spec import METHODS
 from scta_lab.judge.evaluate import HeldOut
 from scta_lab.methods.model import LanguageModel
 from scta_lab.methods.samplers import log_unigram
-from scta_lab.run import clock, hooks, training
+from scta_lab.run import clock, hooks
+from scta_lab.run.command import train_command
 from scta_lab.run.loop import LabRun, failure, optimizers
+from scta_lite.timing import StepTimer
 
 
 @pytest.mark.parametrize("method", ["ce", "semantic"])
@@ -111,7 +113,7 @@ def test_quality_at_marks_is_no_time_of_training(tiny, monkeypatch):
 def test_a_looks_memory_is_not_the_trainings(tiny, monkeypatch):
     peak = [0]
 
-    def look(*of, **settings):
+    def look(*args, **settings):
         peak[0] = 900
         return {"nll": 1.0}
 
@@ -138,10 +140,10 @@ def test_ce_can_begin_from_the_unigram(tiny):
 def test_what_a_look_finds(tiny):
     result = train(tiny(corpus=str(CHAT), vocab=400, evaluate=True, steps=4, eval_every=2, weight_decay=0.0))
     assert [look["step"] for look in result.validation] == [2, 4]
-    for found in (result.full_vocab, result.calibrated, *result.controls.values(), *result.validation):
-        assert 0 < found["nats_per_character"] < found["nll"] < 20
-        bits_per_character = found["nats_per_character"] / math.log(2)
-        assert bits_per_character / 4 < found["bits_per_byte"] < bits_per_character * 1.000001  # of one to four bytes
+    for metrics in (result.full_vocab, result.calibrated, *result.controls.values(), *result.validation):
+        assert 0 < metrics["nats_per_character"] < metrics["nll"] < 20
+        bits_per_character = metrics["nats_per_character"] / math.log(2)
+        assert bits_per_character / 4 < metrics["bits_per_byte"] < bits_per_character * 1.000001  # one to four bytes
     assert result.calibrated["scale"] > 0
     assert result.calibrated["hit@10"] == result.full_vocab["hit@10"]  # a scale moves no rank
 
@@ -150,18 +152,18 @@ def test_what_a_look_finds(tiny):
 @pytest.mark.parametrize("method", ["ce", "ce_lowrank", "adaptive", "semantic_prior"])
 def test_tables_can_have_a_learning_rate_of_their_own(tiny, method, optimizer):
     spec = tiny(method, optimizer=optimizer, weight_decay=0.0, hidden=16)
-    start, still = train(replace(spec, steps=2)).model, train(replace(spec, table_lr=1e-12)).model
+    start = train(replace(spec, steps=2)).model
+    still = train(replace(spec, table_lr=1e-12)).model.state_dict()
     torch.manual_seed(spec.seed)
-    fresh = LanguageModel(spec)
-    same = {name: torch.allclose(value, fresh.state_dict()[name], atol=1e-6)
-            for name, value in still.state_dict().items() if not name.startswith("head.draw.")}  # fmt: skip
-    moved = {name for name, close in same.items() if not close}
+    fresh = LanguageModel(spec).state_dict()
+    names = [name for name in still if not name.startswith("head.draw.")]
+    moved = {name for name in names if not torch.allclose(still[name], fresh[name], atol=1e-6)}
     assert moved
     rows = {"embed.weight", "head.weight", "head.table.weight", "head.softmax.head.weight"}
     assert not moved & rows
     assert not any(name.startswith("head.softmax.tail") and name.endswith("1.weight") for name in moved)
     assert method != "adaptive" or "head.softmax.tail.0.0.weight" in moved  # a projection has no row for each token
-    assert not torch.allclose(start.embed.weight, fresh.embed.weight, atol=1e-6)
+    assert not torch.allclose(start.embed.weight, fresh["embed.weight"], atol=1e-6)
 
 
 class Interrupted(Exception):
@@ -177,13 +179,16 @@ def interrupt(at):
 
 
 @pytest.mark.parametrize("optimizer", ["dense", "rows", "sparse"])
-@pytest.mark.parametrize(("method", "more"), [
-    ("ce", {"schedule": "linear"}),
-    ("ce", {}),
-    ("semantic", {"evaluate": True, "eval_every": 3}),
-    ("semantic", {"schedule": "cosine", "warmup": 3}),
-    ("semantic_prior", {"table_lr": 1e-2}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("ce", {"schedule": "linear"}),
+        ("ce", {}),
+        ("semantic", {"evaluate": True, "eval_every": 3}),
+        ("semantic", {"schedule": "cosine", "warmup": 3}),
+        ("semantic_prior", {"table_lr": 1e-2}),
+    ],
+)
 def test_an_interrupted_training_ends_as_one_that_was_not(tiny, tmp_path, monkeypatch, method, more, optimizer):
     """Bit by bit: interrupted in the first epoch, at its end, and in the last step but one."""
     monkeypatch.setattr(hooks, "SHOW_EVERY", 0)
@@ -244,8 +249,12 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(tiny, tmp_path):
         train(spec, checkpoint=tmp_path)
 
 
-HARM = {"truncated": lambda x: x[: len(x) // 2], "empty": lambda x: b"", "garbage": lambda x: b"\x80" * 99,
-        "one bit": lambda x: x[:-1] + bytes([x[-1] ^ 1])}  # fmt: skip
+HARM = {
+    "truncated": lambda x: x[: len(x) // 2],
+    "empty": lambda x: b"",
+    "garbage": lambda x: b"\x80" * 99,
+    "one bit": lambda x: x[:-1] + bytes([x[-1] ^ 1]),
+}
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -300,11 +309,11 @@ def test_a_full_disk_costs_the_model_and_not_the_run(tiny, tmp_path, monkeypatch
 
 
 def test_progress_is_told(tiny):
-    told = []
-    train(tiny(), progress=lambda *state: told.append(state))
-    assert told[0] == (1, 12, None)
-    assert told[-1][:2] == (12, 12)
-    assert 0 < told[-1][2] < 20
+    states = []
+    train(tiny(), progress=lambda *state: states.append(state))
+    assert states[0] == (1, 12, None)
+    assert states[-1][:2] == (12, 12)
+    assert 0 < states[-1][2] < 20
 
 
 @pytest.mark.parametrize("first", [{"scores": "dot"}, {"log_unigram": True}], ids=str)
@@ -335,8 +344,8 @@ def test_saved_runs_load_with_their_model(tiny, tmp_path, method):
     result.save(tmp_path)
     again = load(tmp_path)
     assert again.to_dict() == json.loads(json.dumps(result.to_dict())) | {"betas": (0.9, 0.999)}
-    for name, kept in result.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[name], kept)
+    for name, value in result.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
     other = train(tiny(method, seed=9))
     other.model = None
     other.save(tmp_path)
@@ -347,11 +356,14 @@ def test_saved_runs_load_with_their_model(tiny, tmp_path, method):
         load(tmp_path, "x")
 
 
-@pytest.mark.parametrize(("device", "message"), [
-    ("cuda:99", "GPUs are here"),
-    ("tpu", 'expected "auto", "cpu", "cuda"'),
-    ("cuda:x", 'expected "auto", "cpu", "cuda"'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:99", "GPUs are here"),
+        ("tpu", 'expected "auto", "cpu", "cuda"'),
+        ("cuda:x", 'expected "auto", "cpu", "cuda"'),
+    ],
+)
 def test_devices_that_are_not_here(tiny, device, message):
     with pytest.raises(ValueError, match=f"^device='{device}': .*{message}"):
         train(tiny(device=device))
@@ -370,7 +382,7 @@ def test_command_line(tmp_path, capsys):
     assert (run.status, run.steps_run, run.spec.vocab) == ("ok", 4, 2000)
     assert run.model.embed.num_embeddings == 2000
     with pytest.raises(SystemExit) as ended:
-        training.main([*command[3:], "--temperature", "0"])
+        train_command([*command[3:], "--temperature", "0"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip().endswith("temperature=0: expected a finite number above 0")
 
@@ -414,20 +426,42 @@ def test_a_gpus_free_memory_is_the_drivers_word(monkeypatch):
 
 @pytest.mark.parametrize("readings", [[5.0, None], [None, 5.0], [5.0, 9.0]])
 def test_a_reading_of_energy_that_fails_costs_no_run(tiny, monkeypatch, readings):
-    told = iter(readings)
-    monkeypatch.setattr(clock, "energy_joules", lambda on: next(told))
+    counter = iter(readings)
+    monkeypatch.setattr(clock, "energy_joules", lambda on: next(counter))
     assert train(tiny(steps=4)).energy_joules == (4.0 if None not in readings else None)
+
+
+def test_the_energy_of_a_resumed_run_is_not_known(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(clock, "energy_joules", lambda on: 7.0)
+    with pytest.raises(Interrupted):
+        train(tiny(), progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+    assert train(tiny(), checkpoint=tmp_path).energy_joules is None
+    assert train(tiny()).energy_joules == 0.0
+
+
+def test_energy_is_of_all_steps_though_the_timer_was_changed(tiny, monkeypatch):
+    """As a run on a GPU changes it from the step on that is captured."""
+    step = LabRun.step
+
+    def with_a_new_timer(run, batches):
+        if run.done == 4:
+            run.timer = StepTimer(run.device)
+        step(run, batches)
+
+    monkeypatch.setattr(clock, "energy_joules", lambda on: 7.0)
+    monkeypatch.setattr(LabRun, "step", with_a_new_timer)
+    assert train(tiny()).energy_joules == 0.0
 
 
 def test_the_energy_of_looks_is_not_the_training_s(tiny, monkeypatch):
     joules = [0.0]
 
-    def use(of, amount):
-        def used(*args):
+    def use(function, amount):
+        def call(*args):
             joules[0] += amount
-            return of(*args)
+            return function(*args)
 
-        return used
+        return call
 
     monkeypatch.setattr(clock, "energy_joules", lambda on: joules[0])
     monkeypatch.setattr(LabRun, "set_rates", use(LabRun.set_rates, 1.0))
@@ -451,11 +485,14 @@ def test_the_precision_that_a_caller_set_is_there_again(tiny):
             product.fp32_precision = precision
 
 
-@pytest.mark.parametrize(("schedule", "rates"), [
-    ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
-    ("linear", [0.25, 0.5, 0.75, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
-    ("cosine", [0.25, 0.5, 0.75, 1, 0.914058, 0.689058, 0.410942, 0.185942, 0.1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
+        ("linear", [0.25, 0.5, 0.75, 1, 0.82, 0.64, 0.46, 0.28, 0.1]),
+        ("cosine", [0.25, 0.5, 0.75, 1, 0.914058, 0.689058, 0.410942, 0.185942, 0.1]),
+    ],
+)
 def test_rates_rise_and_fall(tiny, schedule, rates):
     spec = tiny(schedule=schedule, warmup=4, steps=9)
     assert [spec.rate(step) for step in range(1, 10)] == pytest.approx(rates, abs=1e-6)
@@ -478,11 +515,11 @@ def test_a_schedule_and_a_clip_serve_every_method(tiny, method):
 
 def test_sparse_is_torchs_sparse_adam(tiny):
     spec = tiny(optimizer="sparse", lr=1e-2, epochs=10)
-    made = LanguageModel(spec)
-    dense, sparse = optimizers(spec, made)
+    model = LanguageModel(spec)
+    dense, sparse = optimizers(spec, model)
     assert isinstance(sparse, torch.optim.SparseAdam)
-    assert {id(p) for p in sparse.param_groups[0]["params"]} == {id(made.embed.weight), id(made.head.table.weight)}
-    assert len([p for group in dense.param_groups for p in group["params"]]) + 2 == len(list(made.parameters()))
+    assert {id(p) for p in sparse.param_groups[0]["params"]} == {id(model.embed.weight), id(model.head.table.weight)}
+    assert len([p for group in dense.param_groups for p in group["params"]]) + 2 == len(list(model.parameters()))
     curve = losses(spec)
     assert curve[-6:].mean() < 0.9 * curve[:6].mean()
     assert not torch.allclose(curve, losses(replace(spec, optimizer="dense")), rtol=1e-3)  # another algorithm
@@ -492,13 +529,14 @@ def test_a_loss_that_is_no_longer_finite_fails_the_run(tiny, monkeypatch):
     spec = Spec(method="ce", vocab=500, corpus="zipf", steps=30, lr=1e8, device="cpu")
     result = train(spec)
     assert result.status == "failed"
-    found = re.fullmatch(r"the loss is (?:nan|inf) at step (\d+) of 30; it was ([\d.e+]+) before", result.reason)
-    assert 2 <= int(found[1]) <= 30
-    assert float(found[2]) > 1
+    reason = r"the loss is (?:nan|inf) at step (\d+) of 30; it was ([\d.e+]+) before"
+    step, loss_before = re.fullmatch(reason, result.reason).groups()
+    assert 2 <= int(step) <= 30
+    assert float(loss_before) > 1
     assert result.step_ms > 0  # what was measured stays
     assert (result.seconds, result.tokens_per_s, result.final_loss) == (None, None, None)
     monkeypatch.setattr(hooks, "SHOW_EVERY", 0)
-    assert train(spec).steps_run <= int(found[1]) + 2  # a look a step sees it at the next one
+    assert train(spec).steps_run <= int(step) + 2  # a look a step sees it at the next one
 
 
 def test_failure_is_told_with_what_was_before():
@@ -507,14 +545,17 @@ def test_failure_is_told_with_what_was_before():
     assert failure([math.nan], 9)["reason"] == "the loss is nan at step 1 of 9"
 
 
-@pytest.mark.parametrize(("error", "memory"), [
-    (MemoryError(), True),
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-    (RuntimeError("CUDA error: device-side assert triggered"), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+    ],
+)
 def test_what_counts_as_out_of_memory(error, memory):
     assert machine.is_out_of_memory(error) is memory
 
@@ -534,9 +575,20 @@ def test_no_memory_for_quality_costs_no_run(tiny, monkeypatch):
     assert (result.status, result.validation, result.loss_curve) == ("ok", [], expected.loss_curve)
 
 
-EXTREMES = ({"temperature": 1e-8}, {"temperature": 1e8}, {"negatives": 1}, {"vocab": 20, "negatives": 1},
-            {"seq_len": 2}, {"examples": 1, "batch": 1, "epochs": 4}, {"semantic_dim": 1}, {"lr": 1e-30},
-            {"clip": 1e-30}, {"init_std": 1e-30}, {"init_std": 1e30}, {"lr": 1e30, "weight_decay": 0.0})  # fmt: skip
+EXTREMES = (
+    {"temperature": 1e-8},
+    {"temperature": 1e8},
+    {"negatives": 1},
+    {"vocab": 20, "negatives": 1},
+    {"seq_len": 2},
+    {"examples": 1, "batch": 1, "epochs": 4},
+    {"semantic_dim": 1},
+    {"lr": 1e-30},
+    {"clip": 1e-30},
+    {"init_std": 1e-30},
+    {"init_std": 1e30},
+    {"lr": 1e30, "weight_decay": 0.0},
+)
 
 
 @pytest.mark.parametrize("method", ["ce", "ce_chunked", "ce_lowrank", "adaptive", "semantic", "semantic_prior"])

@@ -1,4 +1,4 @@
-"""The machine that a run is on: its device, its memory, its energy counter, and what to write down about them."""
+"""The machine of a run: its device, memory and energy counter, and what to write down of them."""
 
 import os
 import platform
@@ -23,28 +23,21 @@ try:
 except ImportError:  # the extra "gpu" brings it
     pynvml = None
 
-_VERSION_2 = (
-    "max",
-    "current",
-    "inactive_file",
-)  # of a control group's memory: limit, use, and cache in it
+# How a control group names its memory's limit, its use, and the file cache in that use.
+GROUP_FILES = {
+    "": ("max", "current", "inactive_file"),  # version 2
+    "memory": ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),  # version 1
+}
 
 
 def name(on: torch.device) -> str:
-    """The GPU's name, or the processor's with its cores."""
+    """The GPU's name, or the processor's with the cores that this process may use."""
     if on.type == "cuda":
         return _properties(on).name.removeprefix("NVIDIA ")
-    model = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    model = " ".join(re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b", "", model).split())
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )  # what a job may use
-    return f"{model}, {cores} cores"
+    model = _value("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    model = re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b", "", model)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{' '.join(model.split())}, {cores} cores"
 
 
 def slug(on: torch.device) -> str:
@@ -53,21 +46,18 @@ def slug(on: torch.device) -> str:
 
 
 def host(on: torch.device) -> dict:
-    """Threads, memory (bytes), versions and the commit: what a reader needs to make sense of a time."""
+    """Threads, memory (bytes), versions, commit: what a reader needs to make sense of a time."""
+    on_gpu = on.type == "cuda"
     packages = ("scta_lite", "torch", "numpy", "pandas")
     return {
         "threads": torch.get_num_threads(),
-        "total_memory_bytes": _properties(on).total_memory
-        if on.type == "cuda"
-        else _installed_memory(),
+        "total_memory_bytes": _properties(on).total_memory if on_gpu else _installed_memory(),
         "system": f"{platform.system()} {platform.machine()}",
         "heap": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},
-        "cuda": torch.version.cuda if on.type == "cuda" else None,
-        "card": str(_properties(on).uuid)[:8]
-        if on.type == "cuda"
-        else None,  # of several of one name, which
+        "cuda": torch.version.cuda if on_gpu else None,
+        "card": str(_properties(on).uuid)[:8] if on_gpu else None,  # which of several of one name
         "commit": _commit(),
     }
 
@@ -78,44 +68,29 @@ def now() -> str:
 
 
 def free_memory(on: torch.device) -> int:
-    """Bytes that a new process could take: of the GPU, or of the machine and of the control group's limit.
+    """Bytes that a new process could take: of the GPU, or of the machine and its control groups.
 
-    Of a GPU the driver is asked (nvidia-ml-py): torch would make a context to ask from, which takes 0.3 to 0.6 GB there
-    for as long as this process lives.
+    Of a GPU the driver is asked (nvidia-ml-py). To ask torch makes a context on it, which takes 0.3
+    to 0.6 GB there for as long as this process lives.
     """
     if on.type == "cuda":
-        told = _of_driver(on, "nvmlDeviceGetMemoryInfo")
-        return told.free if told else torch.cuda.mem_get_info(on)[0]
-    free = [_installed_memory()]
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free.append(
-            next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-        )
-    return min([*free, *_group_free()])
+        memory = _ask_driver(on, "nvmlDeviceGetMemoryInfo")
+        return memory.free if memory else torch.cuda.mem_get_info(on)[0]
+    available = _bytes("/proc/meminfo", "MemAvailable")
+    bounds = [_installed_memory(), *_free_in_groups()]
+    return min(bounds if available is None else [available, *bounds])
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process holds now; where the system does not tell (macOS), the most it ever held."""
-    return _of_process("VmRSS")
+    """Bytes that this process holds now; on macOS, which does not say, the most it ever held."""
+    return _process_bytes("VmRSS")
 
 
 def peak_memory(on: torch.device) -> tuple[int, str]:
-    """Bytes, and of what: the allocator's peak on a GPU, else the process's; since the last reset, or the start."""
+    """Bytes at the peak since the last reset, or the start; and of what they are."""
     if on.type == "cuda":
         return torch.cuda.max_memory_allocated(on), "CUDA allocator"
-    return _of_process("VmHWM"), "process RSS"
-
-
-def _of_process(key: str) -> int:
-    """Bytes that Linux tells of this process under the key; elsewhere the peak since its start."""
-    with suppress(
-        OSError, StopIteration
-    ):  # getrusage's would be the parent's, if that was larger when it spawned us
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return _process_bytes("VmHWM"), "process RSS"
 
 
 def reset_peak_memory(on: torch.device) -> None:
@@ -128,13 +103,43 @@ def reset_peak_memory(on: torch.device) -> None:
 
 
 def energy_joules(on: torch.device) -> float | None:
-    """The GPU's energy counter, in joules since the driver was loaded; None where there is none (nvidia-ml-py)."""
-    told = _of_driver(on, "nvmlDeviceGetTotalEnergyConsumption")
-    return told / 1e3 if told is not None else None
+    """The GPU's energy counter, in joules since its driver was loaded; None where there is none."""
+    millijoules = _ask_driver(on, "nvmlDeviceGetTotalEnergyConsumption")
+    return None if millijoules is None else millijoules / 1e3
 
 
-def _of_driver(on: torch.device, question: str) -> Any:
-    """What NVIDIA's driver says of the GPU that torch means; None where there is none, or no nvidia-ml-py."""
+def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
+    """The device's bandwidth (bytes a second, read and written) and matrix rate (FLOPs a second).
+
+    In float32, with the threads and the precision that are set; the best of `repeats`, as a ceiling
+    is. The bandwidth is the better of reading a large array and changing it in place: a copy also
+    reads, unseen, the lines that it overwrites.
+    """
+    from torch.utils.benchmark import Timer  # here alone: it takes a while to import
+
+    large = torch.ones(1 << 26, device=on)  # 256 MB: more than a cache holds
+    square = torch.ones(2048, 2048, device=on)
+
+    def seconds(run: Callable[[], object]) -> float:
+        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+        calls = 10 if on.type == "cuda" else 1  # one would be short beside its launch
+        return min(timer.timeit(calls).mean for _ in range(repeats))
+
+    size = large.numel() * large.element_size()
+    in_place = 2 * size / seconds(lambda: large.add_(1))
+    read = size / seconds(large.sum)
+    products = 2 * len(square) ** 3 / seconds(lambda: square @ square)
+    return {"bytes_per_s": max(in_place, read), "flops_per_s": products}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True too for the plain RuntimeError of torch on a CPU, and for cuBLAS's and cuDNN's."""
+    words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+def _ask_driver(on: torch.device, question: str) -> Any:
+    """What NVIDIA's driver says of torch's GPU; None where there is none, or no nvidia-ml-py."""
     if on.type != "cuda" or pynvml is None:
         return None
     try:
@@ -146,59 +151,55 @@ def _of_driver(on: torch.device, question: str) -> Any:
 
 
 def _properties(on: torch.device) -> Any:
-    """Name, memory and UUID of a GPU: known without a context on it, and after a kernel that failed."""
+    """Name, memory and UUID of a GPU: known without a context, and after a kernel that failed."""
     return torch.cuda.get_device_properties(on)
 
 
-def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
-    """The device's bandwidth (bytes a second, read and written) and matrix rate (FLOPs a second), in float32.
-
-    With the threads and the precision that are set; the best of `repeats`, as a ceiling is. The bandwidth is the better
-    of reading a large array and changing it in place: a copy also reads, unseen, the lines that it overwrites.
-    """
-    from torch.utils.benchmark import Timer  # here alone: it takes a while to import
-
-    large = torch.ones(1 << 26, device=on)  # 256 MB: more than a cache holds
-    square = torch.ones(2048, 2048, device=on)
-
-    def seconds(run: Callable[[], object]) -> float:
-        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-        at_once = 10 if on.type == "cuda" else 1  # where one is short beside its launch
-        return min(timer.timeit(at_once).mean for _ in range(repeats))
-
-    size = large.numel() * large.element_size()
-    return {"bytes_per_s": max(2 * size / seconds(lambda: large.add_(1)), size / seconds(large.sum)),
-            "flops_per_s": 2 * len(square) ** 3 / seconds(lambda: square @ square)}  # fmt: skip
+def _process_bytes(key: str) -> int:
+    """Bytes that Linux tells of this process under the key; elsewhere the peak since its start."""
+    value = _bytes("/proc/self/status", key)
+    if value is not None:
+        return value
+    # Not asked first: it gives the parent's peak, if that was larger when this process was spawned.
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _group_free() -> list[int]:
-    """Limit less use of each control group of this process; file cache, which gives way, is not use."""
-    found = []
+def _free_in_groups() -> list[int]:
+    """Limit less use of each control group of this process; file cache is not use, as it gives way."""
+    free = []
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controller, path = line.split(":", 2)
+        if controller not in GROUP_FILES:
+            continue
+        limit_name, use_name, cache_name = GROUP_FILES[controller]
+        group = Path("/sys/fs/cgroup", controller, path.strip("/"))
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # ValueError: "max", no limit
+                limit = int((folder / f"memory.{limit_name}").read_text())
+                used = int((folder / f"memory.{use_name}").read_text())
+                cached = int(_value(folder / "memory.stat", cache_name) or 0)
+                free.append(limit - used + cached)
+    return free
+
+
+def _bytes(path: str, key: str) -> int | None:
+    """The bytes that a line such as "VmRSS: 9 kB" gives; None without one."""
+    value = _value(path, key)
+    return int(value.split()[0]) << 10 if value else None
+
+
+def _value(path: str | Path, key: str) -> str | None:
+    """What stands after the key in the first line that begins with it; None without one."""
+    match = re.search(rf"^{key}\s*[:\s]\s*(.*)$", _read(path), re.M)
+    return match[1] if match else None
+
+
+def _read(path: str | Path) -> str:
+    """The file's text; empty where there is no such file, as outside Linux."""
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers not in ("", "memory"):  # version 2, version 1
-                continue
-            root = Path("/sys/fs/cgroup", controllers)
-            names = (
-                ("limit_in_bytes", "usage_in_bytes", "total_inactive_file")
-                if controllers
-                else _VERSION_2
-            )
-            for folder in (root / path.strip("/"), *(root / path.strip("/")).parents):
-                with suppress(OSError, ValueError):  # ValueError: "max", no limit
-                    limit, used = (
-                        int((folder / f"memory.{name}").read_text()) for name in names[:2]
-                    )
-                    found.append(limit - used + _cached(folder, names[2]))
-    return found
-
-
-def _cached(folder: Path, name: str) -> int:
-    with suppress(OSError):
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return int(stat.get(name, 0))
-    return 0
+        return Path(path).read_text()
+    return ""
 
 
 def _installed_memory() -> int:
@@ -221,12 +222,7 @@ def _commit() -> str | None:
 
     try:
         changes = git("status", "--porcelain", "scta_lite", "scta_lab")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changes else "")
+        commit = git("rev-parse", "--short=12", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """True too for the plain RuntimeError that torch raises on a CPU, and for cuBLAS's and cuDNN's."""
-    words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    return f"{commit}+" if changes else commit

@@ -1,7 +1,7 @@
-"""What a run of the laboratory is: the paper's Spec, and seven groups of settings that go beyond it.
+"""What a run of the laboratory is: the paper's Spec, and seven groups of settings beyond it.
 
-Each group is a dataclass with the rules that concern it. `Spec` is all of them together, flat: neither
-a run's file nor its id knows the groups.
+Each group is a dataclass with the rules that concern it. `Spec` is all of them together, flat:
+neither a run's file nor its id knows the groups.
 """
 
 import math
@@ -12,18 +12,16 @@ from typing import Any, ClassVar
 import scta_lite.spec as paper
 
 SCHEDULES = ("constant", "linear", "cosine")
-END = 0.1  # what linear and cosine end at, of the learning rate
+END = 0.1  # the share of the learning rate at which linear and cosine end
 EXACT = ("ce", "ce_chunked", "ce_lowrank")  # methods that score all V tokens at every position
 SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # that score a sample of the tokens
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
 SAMPLERS = ("uniform", "log_uniform", "unigram", "unigram^0.75", "in_batch")
 BACKBONES = ("gru", "transformer")
 SHAPE = ("hidden", "input_dim", "backbone", "layers", "heads", "mlp_ratio")  # what the backbone is
-# Defaults that depend on the backbone, and on the method: the paper's plain reading, and what serves
-# two methods better.
-BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}
-PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}
-TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}
+BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}  # defaults of a transformer; a GRU has None
+PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}  # defaults: the paper, read plainly
+TUNED = {"sampler": "unigram", "shared": 1024, "init_std": 0.02}  # what serves two methods better
 MAX_CHARACTERS = 64_000_000  # of a text that are used, unless more are asked for
 MOST_THREADS = 1024  # torch ends without a word where the system cannot start so many
 CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is 1 at V = 200K
@@ -43,7 +41,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """When quality is measured, and on how much held-out text."""
+    """When quality is measured, which is a look, and on how much held-out text."""
 
     evaluate: bool = False  # metrics over the full vocabulary, after one epoch or more
     eval_every: int | None = None  # steps between looks at the validation half of the held-out text
@@ -53,8 +51,8 @@ class Looks:
         self.one_of("evaluate", (True, False))
         self.integer("eval_every", 1, or_none=True)
         self.integer("eval_examples", 1)
-        looks = self.eval_every is None or self.evaluate
-        self.require("eval_every", looks, "None without evaluate=True")
+        evaluates = self.eval_every is None or self.evaluate
+        self.require("eval_every", evaluates, "None without evaluate=True")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +73,17 @@ class Schedule:
         self.positive("budget_s", or_none=True)
         steps = self.steps or self.steps_total
         self.require("warmup", self.warmup < steps, "fewer than the steps of the run")
-        clips_sparse = self.clip is not None and self.optimizer == "sparse"
-        expected = "None with optimizer='sparse', which torch cannot clip"
-        self.require("clip", not clips_sparse, expected)
+        if self.optimizer == "sparse":
+            unclipped = "None with optimizer='sparse', which torch cannot clip"
+            self.require("clip", self.clip is None, unclipped)
 
     def rate(self, step: int) -> float:
         """What the learning rates are multiplied by in a step, counted from 1.
 
-        Up to `warmup` it is step/warmup. Then x rises to 1 in the run's last step, and the factor is
-        1, or with e = 0.1 it is 1 - (1-e) x ("linear"), or e + (1-e) (1 + cos πx)/2 ("cosine").
+        Up to `warmup` it is step/warmup. Then x rises from 0 to 1 in the run's last step, and the
+        factor is 1 ("constant"), or with e = 0.1
+
+            e + (1-e) (1-x)  ("linear"),  e + (1-e) (1 + cos πx)/2  ("cosine").
 
         >>> spec = Spec(method="ce", vocab=9, steps=110, warmup=10, schedule="cosine")
         >>> [round(spec.rate(step), 3) for step in (1, 10, 60, 110)]
@@ -95,8 +95,8 @@ class Schedule:
             return 1.0
         steps = self.steps or self.steps_total
         x = (step - self.warmup) / (steps - self.warmup)
-        left = 1 - x if self.schedule == "linear" else (1 + math.cos(math.pi * x)) / 2
-        return END + (1 - END) * left
+        falling = 1 - x if self.schedule == "linear" else (1 + math.cos(math.pi * x)) / 2
+        return END + (1 - END) * falling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Backbone:
             for name in BLOCKS:
                 self.require(name, getattr(self, name) is None, "None with backbone='gru'")
             return
-        even = "an even number with backbone='transformer', which turns pairs of it"
+        even = "an even number with backbone='transformer', which rotates pairs of them"
         self.require("hidden", self.hidden % 2 == 0, even)
         divides = f"a number that divides hidden={self.hidden} into heads of an even width"
         self.require("heads", self.hidden % (2 * self.heads) == 0, divides)
@@ -140,24 +140,28 @@ class Head:
         self.one_of("mask_hits", (True, False))
         self.one_of("scores", ("cosine", "dot"))
         self.one_of("log_unigram", (True, False))
-        method, first_stage = self.method, not self.token_head
-        of_both = f"method={method!r}, token_head={self.token_head!r}"
+        is_first_stage = not self.token_head
+        head = f"method={self.method!r}, token_head={self.token_head!r}"
         if self.log_unigram:
-            has_bias = first_stage and method in (*EXACT, "sampled_softmax")
-            self.require("log_unigram", has_bias, f"False with {of_both}")
+            has_bias = is_first_stage and self.method in (*EXACT, "sampled_softmax")
+            self.require("log_unigram", has_bias, f"False with {head}")
         if self.scores == "dot":
-            has_vectors = first_stage and method in ("ce_lowrank", *SAMPLED)
-            self.require("scores", has_vectors, f"cosine with {of_both}")
-        if method == "semantic_prior":
-            kept = "False for method='semantic_prior', whose estimate needs the hits"
-            self.require("mask_hits", not self.mask_hits, kept)
-        if method in SAMPLED and self.sampler == "in_batch":
-            others = "another, as a batch of one position has no other targets"
-            self.require("sampler", self.positions >= 2, others)
-        if method == "adaptive":
+            has_vectors = is_first_stage and self.method in ("ce_lowrank", *SAMPLED)
+            self.require("scores", has_vectors, f"cosine with {head}")
+        self.check_method()
+
+    def check_method(self) -> None:
+        """What single methods ask of other settings."""
+        if self.method == "semantic_prior":
+            unmasked = "False for method='semantic_prior', whose estimate needs the hits"
+            self.require("mask_hits", not self.mask_hits, unmasked)
+        if self.method in SAMPLED and self.sampler == "in_batch":
+            another = "another, as a batch of one position has no other targets"
+            self.require("sampler", self.positions >= 2, another)
+        if self.method == "adaptive":
             sizes = "vocab from 20 and hidden from 16 up, for its clusters"
             self.require("method", self.vocab >= 20 and self.hidden >= 16, sizes)
-        if method == "backbone":
+        if self.method == "backbone":
             alone = "optimizer='dense' and evaluate=False: it has no table or head"
             self.require("method", self.optimizer == "dense" and not self.evaluate, alone)
 
@@ -167,7 +171,7 @@ class SecondStage:
     """The paper's alignment; the other settings are then those of the first stage."""
 
     stage1: str | None = None  # file <run id>.safetensors, from whose model this one begins
-    token_head: str | None = None  # how a new head begins, and over what; None: stage 1 goes on
+    token_head: str | None = None  # how a new head begins; None: stage 1 goes on with its own
     sampled_head: bool = False  # train it by sampled softmax over S shared negatives
     freeze: bool = False  # train that head alone (option A), not all (option B)
 
@@ -178,13 +182,13 @@ class SecondStage:
         self.one_of("freeze", (True, False))
         if self.token_head:
             self.require("token_head", self.stage1 is not None, "None without stage1")
-            firsts = f"the first stage's, one of {', '.join(SAMPLED)}"
-            self.require("method", self.method in SAMPLED, firsts)
-        for name in ("sampled_head", "freeze"):
-            needless = not getattr(self, name) or self.token_head is not None
-            self.require(name, needless, "a token_head with it")
-        shared = not self.sampled_head or self.shared > 0
-        self.require("shared", shared, "an integer from 1 up for a sampled_head")
+            sampled = f"the first stage's, one of {', '.join(SAMPLED)}"
+            self.require("method", self.method in SAMPLED, sampled)
+        else:
+            for name in ("sampled_head", "freeze"):
+                self.require(name, not getattr(self, name), "a token_head with it")
+        if self.sampled_head:
+            self.require("shared", self.shared > 0, "an integer from 1 up for a sampled_head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,17 +202,16 @@ class Machine:
         self.one_of("capture", (True, False))
         self.integer("threads", 1, MOST_THREADS, or_none=True)
         if self.capture:
-            fixed = self.method != "adaptive" and self.optimizer != "sparse"
+            is_fixed = self.method != "adaptive" and self.optimizer != "sparse"
             given = f"method={self.method!r}, optimizer={self.optimizer!r}"
-            self.require("capture", fixed, f"False with {given}, whose work depends on the data")
+            self.require("capture", is_fixed, f"False with {given}, whose work depends on the data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Spec):
-    """One run, whole. Equal Specs train equal models on one processor, but for a budget of seconds.
+    """One run, whole. On one processor equal Specs train equal models, unless seconds end them.
 
-    On a GPU equal but for last digits: there torch adds some gradients in no fixed order.
-
+    On a GPU they differ in last digits: there torch adds some gradients in no fixed order.
     ValueError names a bad argument.
 
     >>> Spec(method="semantic_prior", vocab=50_000).sampler
@@ -248,7 +251,7 @@ class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Sp
         return super().default(name)
 
     def run_id(self, fingerprint: str) -> str:
-        """As the paper's Spec has it; a text counts by its fingerprint, a first stage by its run id.
+        """As the paper's Spec has it; a text counts by its fingerprint, a first stage by its id.
 
         >>> Spec(method="ce", vocab=50_000).run_id("zipf-1")
         'ce-50000-8d6f397c'
@@ -260,5 +263,5 @@ class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Sp
 
 
 def adaptive_cutoffs(vocab: int) -> list[int]:
-    """Where the adaptive softmax's clusters begin, by rank: the first 1% of the ids, the next 9%."""
+    """Where the adaptive softmax's clusters begin: after 1% of the ids, and after 10%."""
     return sorted({max(1, vocab // 100), max(1, vocab // 10)})

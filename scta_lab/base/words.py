@@ -1,9 +1,9 @@
-"""The ways to give Specs: as a grid, and as the words of a command line."""
+"""The two ways to give Specs: as a grid, and as the words of a command line."""
 
 import difflib
 import json
 import re
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from itertools import product
@@ -11,23 +11,25 @@ from typing import Any
 
 from scta_lab.base.spec import BACKBONES, METHODS, PLAIN, SAMPLERS, SCHEDULES, TUNED, Spec
 
-# Groups of options: of each setting what stands for its value, and what it means.
+# The options by group: of each setting what stands for its value in the help, and what it means.
 OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
     "the run": {
-        "method": ("METHOD", f"ce (full softmax) and semantic are the paper's; one of {', '.join(METHODS)}"),
+        "method": ("METHOD", f"one of {', '.join(METHODS)}; the first two are the paper's"),
         "vocab": ("V", "the number of tokens, an integer from 2 up; 257 or more for a text"),
-        "optimizer": ("dense|rows|sparse", "dense: torch's AdamW over all parameters; rows: RowAdamW over "
-                      "the tables' rows that are used; sparse: torch's SparseAdam over those rows, which "
-                      "is another algorithm, without weight decay"),
-        "corpus": ("TEXT", '"installed", "zipf", or the path of text (a file or a folder) or of .npy ids'),
+        "optimizer": (
+            "dense|rows|sparse",
+            "dense: torch's AdamW over all parameters; rows: RowAdamW over the rows in use; "
+            "sparse: torch's SparseAdam over these, another algorithm, without weight decay",
+        ),
+        "corpus": ("TEXT", '"installed", "zipf", or the path of text or of .npy ids'),
         "max_characters": ("N", "characters of the text after which no further document is read"),
         "steps": ("STEPS", "steps to run; by default all of a training"),
-        "budget_s": ("SECONDS", "seconds after which a run stops, once 1 + 3 steps are done"),
-        "evaluate": ("true|false", "full-vocabulary metrics on held-out text, after one epoch or more"),
-        "eval_every": ("STEPS", "steps between metrics on the validation half of the held-out text"),
+        "budget_s": ("SECONDS", "seconds after which a run stops, once 4 steps are done"),
+        "evaluate": ("true|false", "measure quality on held-out text, after an epoch or more"),
+        "eval_every": ("STEPS", "steps between metrics on half of the held-out text"),
         "eval_examples": ("N", "held-out examples that evaluate reads, at most"),
         "device": ("DEVICE", '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …'),
-        "threads": ("N", "of the CPU; by default torch's choice"),
+        "threads": ("N", "threads of the CPU; by default torch's choice"),
         "capture": ("true|false", "do the steps on a GPU as one CUDA graph, captured once"),
         "seed": ("N", "of the initialisation, the order of the examples and the negatives"),
     },
@@ -43,36 +45,38 @@ OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
         "temperature": ("TAU", "τ, by which the cosines are divided"),
     },
     "what the paper leaves open": {
-        "sampler": ("Q", f"from which negatives are drawn with replacement; one of {', '.join(SAMPLERS)}"),
+        "sampler": ("Q", f"q, from which negatives are drawn; one of {', '.join(SAMPLERS)}"),
         "shared": ("S", "negatives shared by all positions; 0: each position has K of its own"),
         "mask_hits": ("true|false", "leave out a negative that is the target itself"),
         "init_std": ("X", "of the semantic table; 1 is torch's default for embeddings"),
         "betas": (("BETA1", "BETA2"), "of AdamW, from 0 up and below 1"),
         "eps": ("X", "of AdamW"),
         "weight_decay": ("X", "of AdamW"),
-        "precision": ("float32|tf32|bfloat16", "of matrix products; bfloat16 is autocast, but for the GRU"),
+        "precision": ("float32|tf32|bfloat16", "of matrix products; bfloat16 leaves the GRU out"),
     },
     "beyond the paper": {
-        "table_lr": ("RATE", "learning rate of the parameters with a row for each token; by default lr"),
-        "schedule": ("|".join(SCHEDULES), "of the learning rates, after the warm-up and until the last step"),
-        "warmup": ("STEPS", "steps in which the learning rates rise to their values in a straight line"),
+        "table_lr": ("RATE", "learning rate of what has a row for each token; by default lr"),
+        "schedule": (
+            "|".join(SCHEDULES),
+            "of the learning rates, from the warm-up to the last step",
+        ),
+        "warmup": ("STEPS", "steps in which the learning rates rise in a straight line"),
         "clip": ("X", "the greatest norm of all gradients together; by default none"),
-        "input_dim": ("WIDTH", "of the input embeddings, from which a matrix leads to d; by default d"),
+        "input_dim": ("WIDTH", "of the input embeddings, which a matrix takes to d; by default d"),
         "backbone": ("|".join(BACKBONES), "gru, of one layer, is the paper's"),
         "layers": ("N", "blocks of the transformer; by default 1"),
         "heads": ("N", "attention heads of each block; by default 4"),
-        "mlp_ratio": ("N", "width of a block's MLP over d; by default 4; of one block, 1 gives the GRU's size"),
+        "mlp_ratio": ("N", "width of a block's MLP over d; by default 4; 1: a GRU's size"),
         "scores": ("cosine|dot", "products with the semantic rows, of unit vectors or not"),
         "log_unigram": ("true|false", "add the training text's log unigram to the scores"),
     },
     "the second stage": {
-        "stage1": ("FILE", "<run id>.safetensors of a first stage, from whose model this one begins"),
-        "token_head": ("random|normalised|plain", "how a new head begins, and what it is over; without one "
-                       "stage 1 goes on"),
+        "stage1": ("FILE", "<run id>.safetensors of a first stage, from whose model this begins"),
+        "token_head": ("random|normalised|plain", "how a new head begins; else stage 1 goes on"),
         "sampled_head": ("true|false", "train it by sampled softmax over S shared negatives"),
         "freeze": ("true|false", "train that head alone (option A), not all (option B)"),
     },
-}  # fmt: skip
+}
 MEANINGS = {name: meaning for group in OPTIONS.values() for name, (_, meaning) in group.items()}
 FIELDS = {f.name: f for f in fields(Spec)}
 
@@ -91,9 +95,8 @@ def grid(**settings: Any) -> list[Spec]:
             raise ValueError(f"{name}={value!r}: no such setting")
     names = [name for name in ("vocab", "method", "optimizer") if name in settings]
     lists = [_listed(name, settings.pop(name)) for name in names]
-    specs = []
-    for values in product(*lists):
-        specs.append(Spec(**dict(zip(names, values, strict=True)), **settings))
+    combinations = [dict(zip(names, values, strict=True)) for values in product(*lists)]
+    specs = [Spec(**combination, **settings) for combination in combinations]
     return list(dict.fromkeys(specs))
 
 
@@ -101,16 +104,21 @@ def _listed(name: str, value: Any) -> list:
     """The values that a list, one value, or a string such as "50k, 200k" stands for."""
     values = []
     for part in value if isinstance(value, list | tuple) else [value]:
-        if not isinstance(part, str):
+        if isinstance(part, str):
+            values += _values_in(name, part)
+        else:
             values.append(part)
-            continue
-        if re.search(r"\d,0\d", part):  # "2,000" would be 2 and 0
-            expected = "a comma stands between two values; expected a number as 2000 or 2k"
-            raise ValueError(f"{name}={part!r}: {expected}")
-        values += [suffixed(word) for word in part.strip("[]() ").split(",")]
     if not values or values == [""]:
         raise ValueError(f"{name}={value!r}: expected at least one value")
     return values
+
+
+def _values_in(name: str, text: str) -> list:
+    """The values that stand in the text between commas."""
+    if re.search(r"\d,0\d", text):  # "2,000" would be 2 and 0
+        expected = "a comma stands between two values; expected a number as 2000 or 2k"
+        raise ValueError(f"{name}={text!r}: {expected}")
+    return [suffixed(word) for word in text.strip("[]() ").split(",")]
 
 
 def suffixed(word: str) -> float | str:
@@ -123,15 +131,20 @@ def suffixed(word: str) -> float | str:
     return float(match[1].replace("_", "")) * factor
 
 
-def parsed(parser: ArgumentParser, words: list[str] | None) -> dict[str, Any]:
-    """What the words set; an unknown option ends the program with the name of the nearest one."""
-    settings, unknown = parser.parse_known_args(words)
+def parsed(parser: ArgumentParser, words: list[str] | None) -> tuple[dict[str, Any], Namespace]:
+    """The settings of a Spec that the words give, and all options.
+
+    An unknown option ends the program with the name of the nearest one.
+    """
+    options, unknown = parser.parse_known_args(words)
     for word in unknown:
         option = word.partition("=")[0]
+        longer = [name for name in parser._option_string_actions if name.startswith(option)]
         close = difflib.get_close_matches(option, parser._option_string_actions, n=1)
-        nearest = close[0] if close else "one that --help lists"
+        nearest = " or ".join(longer or close) or "one that --help lists"
         parser.error(f"{word}: no such option; expected {nearest}")
-    return vars(settings)
+    settings = {name: value for name, value in vars(options).items() if name in FIELDS}
+    return settings, options
 
 
 def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None = None) -> None:
@@ -142,35 +155,30 @@ def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None
     several = several or {}
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
-        for name in options:
-            _add_option(group, name, several.get(name))
+        for name, (metavar, meaning) in options.items():
+            default = several.get(name, FIELDS[name].default)
+            group.add_argument(
+                option(name),
+                type=_reader(FIELDS[name]),
+                **_words_taken(name, name in several),
+                default=SUPPRESS,
+                required=default is MISSING,
+                metavar=metavar,
+                help=f"{meaning}{_default_in_words(name, default)}".replace("%", "%%"),
+            )
 
 
-def _add_option(group: Any, name: str, values: tuple | None) -> None:
-    """The option of one setting, which has these `values` by default if it may have several."""
-    metavar, meaning = next(options[name] for options in OPTIONS.values() if name in options)
-    default = FIELDS[name].default if values is None else values
-    required = default is MISSING
-    more: dict[str, Any] = {}
+def _words_taken(name: str, is_several: bool) -> dict[str, Any]:
+    """How many words follow the option of a setting, as argparse has it."""
     if FIELDS[name].type is bool:
-        more = {"nargs": "?", "const": True}  # `--evaluate` alone is true
-    elif name == "betas":
-        more = {"nargs": 2}
-    elif values is not None:
-        more = {"nargs": "+"}
-    group.add_argument(
-        option(name),
-        type=_reader(FIELDS[name]),
-        default=SUPPRESS,
-        metavar=metavar,
-        help=(meaning + _told_default(name, default)).replace("%", "%%"),
-        required=required,
-        **more,
-    )
+        return {"nargs": "?", "const": True}  # `--evaluate` alone is true
+    if name == "betas":
+        return {"nargs": 2}
+    return {"nargs": "+"} if is_several else {}
 
 
-def _told_default(name: str, default: Any) -> str:
-    """How the help says what holds where nothing is said; nothing where the meaning says it."""
+def _default_in_words(name: str, default: Any) -> str:
+    """What holds where the option is not given; empty where its meaning says so."""
     if name in PLAIN:
         return f" (default: {PLAIN[name]}; of sampled_softmax and semantic_prior: {TUNED[name]})"
     if default in (None, False, MISSING):
@@ -197,19 +205,19 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _reader(f: Field) -> Callable[[str], Any]:
-    """What reads a word of the command line as a value of the field; the Spec says if it will do."""
-    is_text = f.type in (str, str | None)
-    has_choices = f.name not in ("corpus", "device", "stage1")
+def _reader(field: Field) -> Callable[[str], Any]:
+    """The function that reads a word as a value of the field; whether it will do, the Spec says."""
+    is_name = field.name in ("corpus", "device", "stage1")
+    is_number = field.type not in (str, str | None, bool)
 
     def read(word: str) -> Any:
-        if is_text and not (has_choices or word.startswith('"')):  # a folder may be called 2024
+        if is_name and not word.startswith('"'):  # a folder may be called 2024
             return word
         try:
             value = json.loads(word)
         except ValueError:
             value = suffixed(word)
-        if isinstance(value, str) and not is_text and f.type is not bool:
+        if isinstance(value, str) and is_number:
             for part in value.split(","):
                 if isinstance(suffixed(part), str):
                     raise ArgumentTypeError(f"{part!r}: expected a number, as 2000, 50k or 1M")

@@ -15,18 +15,22 @@ class Clock:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.began, self.paused_s = perf_counter(), 0.0
-        self.joules_began, self.paused_joules = energy_joules(device), 0.0
+        self.began = perf_counter()
+        self.paused_s = 0.0
+        self.joules_began = energy_joules(device)
+        self.paused_joules = 0.0
 
     def set(self, seconds: float) -> None:
-        """Goes on from `seconds`."""
-        self.began, self.paused_s = perf_counter() - seconds, 0.0
+        """Goes on from `seconds`, as a resumed training does; its joules until then are lost."""
+        self.began = perf_counter() - seconds
+        self.paused_s = 0.0
+        self.joules_began = None
 
     def seconds(self) -> float:
         return perf_counter() - self.began - self.paused_s
 
     def joules(self) -> float | None:
-        """None where the device does not count them."""
+        """None where the device does not count them, or where the clock was set."""
         now = energy_joules(self.device)
         if now is None or self.joules_began is None:
             return None
@@ -34,12 +38,13 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside is not counted; what the device was given before it, is."""
+        """What is done inside is not counted; the work that a GPU was given before it, is."""
         finish(self.device)
-        began, joules = perf_counter(), energy_joules(self.device)
+        began = perf_counter()
+        joules_began = energy_joules(self.device)
         yield
         finish(self.device)
         self.paused_s += perf_counter() - began
-        now = energy_joules(self.device)
-        if now is not None and joules is not None:
-            self.paused_joules += now - joules
+        joules = energy_joules(self.device)
+        if joules is not None and joules_began is not None:
+            self.paused_joules += joules - joules_began

@@ -23,34 +23,35 @@ from scta_lab.run.loop import LabRun
 Progress = Callable[[int, int, float | None], None]  # step, steps, loss
 SHOW_EVERY = 1.0  # seconds
 FORMAT = "3"  # of checkpoints: what they hold, and under which names
-LEAST_STEPS = 4  # that a budget leaves
+LEAST_STEPS = 4  # that are run before a budget ends a training
 
 
-def warm_peak(run: LabRun) -> None:
-    """Forgets the peak of a GPU's memory after the first step, in which libraries choose their kernels."""
+def forget_first_peak(run: LabRun) -> None:
+    """Forgets a GPU's peak of memory after the first step, in which libraries choose kernels."""
     if len(run.timer.steps) == 1 and run.device.type == "cuda":
         machine.reset_peak_memory(run.device)
 
 
 class Watch:
-    """Looks about once a second at the loss whose copy began at the look before: nothing waits for a GPU.
+    """About once a second reports step, steps and loss; ends a training whose loss is not finite.
 
-    Reports step, steps and that loss, and ends the training once the loss is not finite.
+    The loss is one whose copy to the host began a second before: nothing waits for a GPU.
     """
 
     def __init__(self, progress: Progress | None, device: torch.device):
-        self.progress, self.next = progress, perf_counter()
+        self.progress = progress
+        self.next_s = perf_counter()
         self.loss = torch.zeros(1, pin_memory=device.type == "cuda")
-        self.copied = False
+        self.is_copied = False
 
     def __call__(self, run: LabRun) -> bool:
         steps = len(run.losses)
-        if perf_counter() < self.next and run.done < steps:
+        if perf_counter() < self.next_s and run.done < steps:
             return False
-        self.next = perf_counter() + SHOW_EVERY
-        loss = self.loss.item() if self.copied else None
+        self.next_s = perf_counter() + SHOW_EVERY
+        loss = self.loss.item() if self.is_copied else None
         self.loss.copy_(run.losses[run.done - 1 : run.done], non_blocking=True)
-        self.copied = True
+        self.is_copied = True
         if self.progress is not None:
             self.progress(run.done, steps, loss)
         return loss is not None and not math.isfinite(loss)
@@ -69,15 +70,16 @@ class Looks:
         self.held = held
 
     def __call__(self, run: LabRun) -> None:
-        every, ended = run.spec.eval_every, run.done == len(run.losses)
-        if every is not None and run.done % every == 0 and not ended:
+        every = run.spec.eval_every
+        if every is not None and run.done % every == 0 and run.done < len(run.losses):
             self.look(run)
 
     def last(self, run: LabRun) -> None:
         """After the last step: where looks were asked for, or an epoch or more was run."""
-        looked = bool(run.validation) and run.validation[-1]["step"] == run.done
-        finite = run.losses[: run.done].isfinite().all().item()
-        if finite and not looked and (run.spec.eval_every or run.done >= run.spec.epoch_steps):
+        has_looked = bool(run.validation) and run.validation[-1]["step"] == run.done
+        is_finite = run.losses[: run.done].isfinite().all().item()
+        is_due = run.spec.eval_every is not None or run.done >= run.spec.epoch_steps
+        if is_due and is_finite and not has_looked:
             self.look(run)
 
     def look(self, run: LabRun) -> None:
@@ -89,34 +91,35 @@ class Looks:
         with run.clock.paused():
             run.peak_bytes = run.peak()["peak_memory_bytes"]
             try:
-                found = self.held.to(run.model.device).look(run.model)
-                run.validation.append({"step": run.done, "seconds": seconds, **found})
+                metrics = self.held.to(run.model.device).look(run.model)
+                run.validation.append({"step": run.done, "seconds": seconds, **metrics})
             except (MemoryError, RuntimeError) as error:
                 if not machine.is_out_of_memory(error):
                     raise
-                where = f"after step {run.done}: {error}"
-                warnings.warn(f"no memory was left to measure quality {where}", stacklevel=2)
+                when = f"after step {run.done}: {error}"
+                warnings.warn(f"no memory was left to measure quality {when}", stacklevel=2)
                 self.held = None
             machine.reset_peak_memory(run.device)  # a look's memory is not the training's
 
 
 class Checkpoint:
-    """Writes all that the next step depends on, every so many seconds of training; `restore` goes back."""
+    """Writes all that the next step depends on, every so many seconds; `restore` goes back."""
 
     def __init__(self, path: Path, every_s: float = 600):
-        self.path, self.every_s = path, every_s
-        self.saved = 0.0  # seconds of training
+        self.path = path
+        self.every_s = every_s
+        self.saved_s = 0.0  # the seconds of training that the last checkpoint holds
 
     def __call__(self, run: LabRun) -> None:
         seconds = run.clock.seconds()
-        if seconds - self.saved < self.every_s or run.done == len(run.losses):
+        if seconds - self.saved_s < self.every_s or run.done == len(run.losses):
             return
         with run.clock.paused():
             try:
                 self.save(run)
             except OSError as error:  # a full disk: the last checkpoint is still there
                 warnings.warn(f"{error}; the training goes on", stacklevel=2)
-        self.saved = seconds
+        self.saved_s = seconds
 
     def save(self, run: LabRun) -> None:
         """Writes the checkpoint, whole or not at all."""
@@ -131,33 +134,30 @@ class Checkpoint:
         for name, parameter in run.model.named_parameters():
             tensors[f"model.{name}"] = parameter.detach()
         for i, optimizer in enumerate(run.optimizers):
-            for name, x in snapshot(optimizer).items():
-                tensors[f"optimizer{i}.{name}"] = x
+            for name, tensor in snapshot(optimizer).items():
+                tensors[f"optimizer{i}.{name}"] = tensor
         weights.write(self.path, tensors, header)
 
     def restore(self, run: LabRun) -> None:
-        """Puts the run where it was; ValueError for a checkpoint of another version, or another Spec.
+        """Puts the run where it was; ValueError for a checkpoint of another version or Spec.
 
         A damaged one is set aside, and the run begins anew.
         """
         try:
             tensors, header = weights.read(self.path)
         except ValueError as error:
-            aside = set_aside(self.path).name
-            warnings.warn(f"{error}; it is {aside} now, and the run begins anew", stacklevel=2)
+            new_name = set_aside(self.path).name
+            warnings.warn(f"{error}; it is {new_name} now, and the run begins anew", stacklevel=2)
             return
-        name = self.path.name
-        if header.get("format") != FORMAT:  # what it holds under other names would be missing
-            expected = "expected none, to begin again"
-            raise ValueError(f"checkpoint={name!r}: of an earlier version; {expected}")
+        name = f"checkpoint={self.path.name!r}"
+        if header.get("format") != FORMAT:  # what it holds has other names
+            raise ValueError(f"{name}: of an earlier version; expected none, to begin again")
         if header["id"] != run.spec.run_id(""):  # which counts a first stage wherever it lies
-            raise ValueError(
-                f"checkpoint={name!r}: of the Spec {header['spec']}; expected {run.spec}"
-            )
+            raise ValueError(f"{name}: of the Spec {header['spec']}; expected {run.spec}")
         state = json.loads(header["state"])
         run.done, run.validation = state["done"], state["validation"]
         run.clock.set(state["seconds"])
-        self.saved = state["seconds"]
+        self.saved_s = state["seconds"]
         self._restore_generator(run, tensors["generator"])
         with torch.no_grad():
             run.losses[: run.done] = tensors["losses"]
@@ -176,17 +176,19 @@ class Checkpoint:
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+    """The tensors whose names begin with the prefix, without it."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors[name] for name in names}
 
 
 def snapshot(optimizer: Optimizer) -> dict[str, Tensor]:
-    """All that an optimizer keeps, in one flat dictionary of tensors; `put_back` is the way back."""
+    """All that an optimizer keeps, in a flat dictionary of tensors; `put_back` is the way back."""
     if isinstance(optimizer, RowAdamW):
         return rows.snapshot(optimizer)
     tensors = {}
     for i, state in optimizer.state_dict()["state"].items():
-        for key, x in state.items():
-            tensors[f"{i}.{key}"] = torch.as_tensor(x)
+        for key, value in state.items():
+            tensors[f"{i}.{key}"] = torch.as_tensor(value)
     return tensors
 
 
@@ -195,10 +197,10 @@ def put_back(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     if isinstance(optimizer, RowAdamW):
         rows.restore(optimizer, tensors)
         return
-    state: dict[int, dict] = {}
-    for name, x in tensors.items():
+    states: dict[int, dict] = {}
+    for name, value in tensors.items():
         i, _, key = name.partition(".")
-        counts = key == "step" and isinstance(optimizer, SparseAdam)  # by a number of Python
-        state.setdefault(int(i), {})[key] = int(x) if counts else x
+        is_number = key == "step" and isinstance(optimizer, SparseAdam)  # one of Python's
+        states.setdefault(int(i), {})[key] = int(value) if is_number else value
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": states, "param_groups": groups})

@@ -1,6 +1,6 @@
 """The paper's loop with what the laboratory adds to a step: a schedule of the rates, and clipping.
 
-What only looks on while a model trains are hooks (`scta_lab.run.hooks`).
+What only looks on while a model trains is a hook (`scta_lab.run.hooks`).
 """
 
 import math
@@ -21,11 +21,12 @@ from scta_lab.run.clock import Clock
 from scta_lab.run.result import loss_summary
 from scta_lab.text import Examples
 
-READ = 256  # steps whose examples are read from the disk at a time
+BLOCK = 256  # steps whose examples are read from the disk at once
+NOT_REACHED = ("seconds", "extrapolated", "tokens_per_s", "examples_per_s", "final_loss")
 
 
 class LabRun(Run):
-    """A run under way, of any method. `make_optimizers` needs the model; `counts`, (V,), make it."""
+    """A training under way, by any method, on the examples of a text."""
 
     data: Examples
     spec: Spec
@@ -33,24 +34,24 @@ class LabRun(Run):
     def __init__(self, spec: Spec, data: Examples):
         super().__init__(spec, data)
         self.clock = Clock(self.device)
-        self.validation: list[dict] = []  # what looks at quality measured
+        self.validation: list[dict] = []  # for each look its step, its seconds and the metrics
         self.peak_bytes = 0  # of memory, before the last look
 
     def make_model(self) -> LanguageModel:
-        return begun(self.spec, self.data.counts, machine.device(self.spec.device))
+        return initial_model(self.spec, self.data.counts, self.device)
 
     def make_optimizers(self) -> list[Optimizer]:
         return optimizers(self.spec, self.model)
 
     def batches(self) -> Iterator[Tensor]:
-        """Examples (B, T) of the steps that are left, as the paper's loop has them, read in blocks."""
+        """Examples (B, T) of the steps that are left, in the paper's order, read in blocks."""
         spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
         for epoch in range(spec.epochs):
             order = torch.randperm(spec.examples, generator=generator)
             used = order[: spec.epoch_steps * spec.batch] % len(self.data)  # too few are used again
             done = max(0, self.done - epoch * spec.epoch_steps)
-            for block in used.view(-1, spec.batch)[done:].split(READ):
-                examples = self.data.rows(block.flatten(), self.device)
+            for numbers in used.view(-1, spec.batch)[done:].split(BLOCK):  # (≤ BLOCK, B)
+                examples = self.data.rows(numbers.flatten(), self.device)
                 yield from examples.view(-1, spec.batch, spec.seq_len)
 
     def update(self, ids: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ class LabRun(Run):
         return self.work(ids)
 
     def work(self, ids: Tensor) -> Tensor:
-        """What the device does in a step, of examples (B, T); the loss."""
+        """All that the device does in a step with examples (B, T); gives their loss."""
         loss = self.gradients(ids)
         if self.spec.clip:
             rows = [row for table in self.table_optimizers() for row in table.touched()]
@@ -81,16 +82,14 @@ class LabRun(Run):
 
     def measured(self) -> dict:
         """The Result's fields that the steps measured."""
-        steps = self.timer.summary()  # waits until the last step is done
+        step_times = self.timer.summary()  # waits until the last step is done
         for table_optimizer in self.table_optimizers():
             table_optimizer.flush()
-        finish(self.device)  # what brings the rows up to date is of the training too
-        seconds = self.clock.seconds()
-        whole = len(self.timer.steps) == self.done  # of a resumed run the energy is not known whole
-        joules = self.clock.joules() if whole else None
+        finish(self.device)  # what brings the rows up to date is part of the training
+        seconds, joules = self.clock.seconds(), self.clock.joules()
         losses = self.losses[: self.done].tolist()
         return {
-            **times(self.spec, steps, self.done, seconds),
+            **times(self.spec, step_times, self.done, seconds),
             **self.peak(),
             **loss_summary(losses, self.spec),
             "energy_joules": joules,
@@ -99,13 +98,16 @@ class LabRun(Run):
         }
 
     def peak(self) -> dict:
-        """The peak of memory since it was last reset, no less than before."""
-        peak, of = machine.peak_memory(self.device)
-        return {"peak_memory_bytes": max(peak, self.peak_bytes), "peak_memory_of": of}
+        """The peak of memory, over what came before the last look too."""
+        peak, owner = machine.peak_memory(self.device)
+        return {"peak_memory_bytes": max(peak, self.peak_bytes), "peak_memory_of": owner}
 
 
-def begun(spec: Spec, counts: Tensor | None, device: torch.device) -> LanguageModel:
-    """The model as the seed draws it; the caller's own random numbers go on as they would have."""
+def initial_model(spec: Spec, counts: Tensor | None, device: torch.device) -> LanguageModel:
+    """The model as the seed draws it, for a text with these counts (V,) of its tokens.
+
+    The caller's own random numbers go on as they would have.
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
         return LanguageModel(spec, counts).to(device)
@@ -114,7 +116,7 @@ def begun(spec: Spec, counts: Tensor | None, device: torch.device) -> LanguageMo
 def optimizers(
     spec: Spec, model: LanguageModel, rows: type[RowAdamW] = RowAdamW
 ) -> list[Optimizer]:
-    """AdamW for the dense parameters, then RowAdamW or SparseAdam for the tables of which it sees rows."""
+    """AdamW for the dense parameters; for tables of which it sees rows, RowAdamW or SparseAdam."""
     settings = {"betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
     table_lr = spec.table_lr or spec.lr
     sparse = [module.weight for module in model.modules() if getattr(module, "sparse", False)]
@@ -127,17 +129,17 @@ def optimizers(
     if spec.capture:  # a graph reads its rates on the device
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=model.device)
-    plain = AdamW(groups, lr=spec.lr, fused=True, capturable=spec.capture, **settings)
+    adamw = AdamW(groups, lr=spec.lr, fused=True, capturable=spec.capture, **settings)
     tables = [module for module in model.modules() if isinstance(module, VocabTable)]
     if tables:
-        return [plain, rows(tables, lr=table_lr, **settings)]
+        return [adamw, rows(tables, lr=table_lr, **settings)]
     if sparse:
-        return [plain, SparseAdam(sparse, lr=table_lr, betas=spec.betas, eps=spec.eps)]
-    return [plain]
+        return [adamw, SparseAdam(sparse, lr=table_lr, betas=spec.betas, eps=spec.eps)]
+    return [adamw]
 
 
 def set_rate(group: dict, factor: float) -> None:
-    """The rate of a group of parameters, as a multiple of the one that it began with."""
+    """Sets a group's learning rate to a multiple of the one that it began with."""
     initial = group.setdefault("initial_lr", float(group["lr"]))
     if isinstance(group["lr"], Tensor):  # which a graph reads
         group["lr"].fill_(factor * initial)
@@ -145,31 +147,31 @@ def set_rate(group: dict, factor: float) -> None:
         group["lr"] = factor * initial
 
 
-def times(spec: Spec, measured: dict, steps_run: int, seconds: float) -> dict:
-    """Times; a whole training's seconds are extrapolated where fewer steps were run."""
-    whole = steps_run == spec.steps_total
-    if not whole:
-        seconds = measured["step_ms"] * spec.steps_total / 1e3
+def times(spec: Spec, step_times: dict, steps_run: int, seconds: float) -> dict:
+    """The Result's times; after fewer steps a whole training's seconds are extrapolated."""
+    is_whole = steps_run == spec.steps_total
+    if not is_whole:
+        seconds = step_times["step_ms"] * spec.steps_total / 1e3
     return {
         "steps_run": steps_run,
-        **{name: value for name, value in measured.items() if name != "graph_ms"},
+        **{name: value for name, value in step_times.items() if name != "graph_ms"},
         "seconds": seconds,
-        "extrapolated": not whole,
+        "extrapolated": not is_whole,
         "tokens_per_s": spec.positions * spec.steps_total / seconds,
         "examples_per_s": spec.batch * spec.steps_total / seconds,
     }
 
 
 def failure(losses: list[float], steps: int) -> dict:
-    """The status, and why, of a run that was to have so many steps, if a loss is not finite; else nothing.
+    """Status and reason of a run of so many steps in which a loss is not finite; else nothing.
 
-    It has no time of a whole training, which it would not have come to.
+    It has no time of a whole training, to which it would not have come.
     """
-    at = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
-    if at is None:
+    bad_steps = [i for i, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not bad_steps:
         return {}
-    reason = f"the loss is {losses[at]} at step {at + 1} of {steps}"
-    if at > 0:
-        reason += f"; it was {losses[at - 1]:.4g} before"
-    unknown = ("seconds", "extrapolated", "tokens_per_s", "examples_per_s", "final_loss")
-    return {"status": "failed", "reason": reason, **dict.fromkeys(unknown)}
+    first = bad_steps[0]
+    reason = f"the loss is {losses[first]} at step {first + 1} of {steps}"
+    if first > 0:
+        reason += f"; it was {losses[first - 1]:.4g} before"
+    return {"status": "failed", "reason": reason, **dict.fromkeys(NOT_REACHED)}
