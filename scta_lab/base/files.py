@@ -1,16 +1,14 @@
 """Where the project's files are, and the writing of files whole or not at all.
 
-The package is installed with the paper's tables and the figures' style. The notebooks, the stored runs and what the
-notebooks found lie in a clone of the repository alone.
+The package is installed with the paper's tables and the figures' style. The notebooks, the stored
+runs and what the notebooks found lie only in a clone of the repository.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import socket
 import tempfile
-import threading
 import time
 import warnings
 import zlib
@@ -18,32 +16,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 _FOLDER = Path(__file__).resolve().parents[2]  # in which both packages lie
 _CLONE = (_FOLDER / "data" / "paper").is_dir()
 ROOT = _FOLDER if _CLONE else Path.cwd()
-"""The repository's folder, wherever Python was started; outside a clone the folder in which it was started."""
+"""The repository's folder, wherever Python was started; outside a clone, where it was started."""
 
 
 def in_clone(*parts: str) -> Path:
     """A path in the repository; FileNotFoundError where the package was installed without it."""
     if not _CLONE:
-        raise FileNotFoundError(f"{'/'.join(parts)} is not installed: expected a clone of the repository")
+        name = "/".join(parts)
+        raise FileNotFoundError(f"{name} is not installed: expected a clone of the repository")
     return ROOT.joinpath(*parts)
 
 
 def temporary(path: Path) -> Path:
-    """A hidden name beside the path for what this process has not finished; `tidy` reads the process from it."""
-    return path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.part")
+    """A hidden name beside the path for what this process has not finished yet."""
+    return path.with_name(f".{path.name}{_ending()}")
+
+
+def _ending() -> str:
+    """How the names of unfinished files end; `tidy` reads the process and the machine from it."""
+    return f".{os.getpid()}@{socket.gethostname()}.part"
 
 
 def tidy(folder: Path) -> None:
-    """Removes what processes of this machine that are no longer alive left unfinished in the folder."""
-    for lock in folder.glob(".*.lock"):
-        with _locked(lock):
-            pass  # if nobody has it, it goes
+    """Removes what processes of this machine that are no longer alive left in the folder."""
+    for file in folder.glob(".*.lock"):
+        lock = FileLock(file)
+        _take(lock)
+        _release(lock)  # if nobody else has it, it goes
+    host = re.escape(socket.gethostname())
     for part in folder.glob(".*.part"):
-        found = re.search(r"\.(\d+)@(.+)\.part$", part.name)
-        if found and found[2] == socket.gethostname() and not _alive(int(found[1])):
+        process = re.search(rf"\.(\d+)@{host}\.part$", part.name)
+        if process and not _alive(int(process[1])):
             remove(part)
 
 
@@ -56,15 +64,19 @@ def remove(part: Path) -> None:
 
 
 def _alive(process: int) -> bool:
-    """Whether the process is there and has not ended: one that nobody waited for is there, but writes no more."""
+    """Whether the process is there and has not ended.
+
+    One that has ended, and that nobody waited for, is still there, but writes no more.
+    """
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass
-    with suppress(OSError, IndexError):  # there is no /proc but on Linux
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        pass  # another user's
+    with suppress(OSError, IndexError):  # only Linux has /proc
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX"
     return True
 
 
@@ -72,62 +84,59 @@ def _alive(process: int) -> bool:
 def alone(path: Path, stopped: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Waits until no other process is in here with the same path, or until `stopped()`.
 
-    The lock is the kernel's, on a hidden file beside the path: it ends with its process, however that ends. Where
-    there are no locks nobody waits, and what two processes make is the same twice.
+    The lock is the kernel's, on a hidden file beside the path: it ends with its process, however
+    that ends. Where there are no locks nobody waits, and what two processes make is the same twice.
     """
-    while True:
-        with _locked(path.with_name(f".{path.name}.lock")) as mine:
-            if mine or stopped():
-                yield
-                return
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    while not (_take(lock) or stopped()):
         time.sleep(0.1)
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[bool]:
-    """Whether this lock is ours, or there can be none; ours is removed at the end."""
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a")
-    except OSError:  # as in a folder that can no longer be written
-        yield True
-        return
-    with file:
-        mine = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = os.path.samestat(os.fstat(file.fileno()), lock.stat())  # not one that its owner has just removed
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield mine
-        finally:
-            if mine:
-                with suppress(OSError):
-                    lock.unlink()
+        yield
+    finally:
+        _release(lock)
+
+
+def _take(lock: FileLock) -> bool:
+    """Whether the lock is ours now, or there can be none."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except OSError:  # a folder that cannot be written, or a file system without locks
+        pass
+    return True
+
+
+def _release(lock: FileLock) -> None:
+    """Gives the lock back if it is ours.
+
+    Its file goes first, for afterwards it may be another process's. Who waits for a lock whose
+    file is gone makes a new file.
+    """
+    if lock.is_locked:
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 @contextmanager
 def becoming(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which is `path` when it is whole: a reader, or a crash, never meets half of it.
+    """A name to write a file under, which is `path` when it is whole.
 
-    The name lies in a hidden folder of its own, for a library may write temporary files beside it, and a crash leaves
-    those too. What dead processes left goes first.
+    So a reader, or a crash, never meets half of it. The name lies in a hidden folder of its own,
+    for a library may write temporary files beside it, and a crash leaves those too. What dead
+    processes left goes first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tidy(path.parent)
-    folder = temporary(path.with_name(f"{path.name}.{threading.get_ident()}"))
-    try:
-        folder.mkdir(exist_ok=True)
-        part = folder / path.name
+    with tempfile.TemporaryDirectory(
+        _ending(), f".{path.name}.", path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        part = Path(folder, path.name)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
-    finally:
-        remove(folder)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -137,18 +146,22 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def sealed(path: Path) -> bool:
-    """Whether the file is as it was when `seal` saw it. One that has changed since gets another name, and a word."""
-    seal_of = path.with_name(f"{path.name}.crc32")
-    if not (path.is_file() and seal_of.is_file()):
+    """Whether the file is as it was when `seal` saw it.
+
+    One that has changed since gets another name, and a warning says so.
+    """
+    seal_file = path.with_name(f"{path.name}.crc32")
+    if not (path.is_file() and seal_file.is_file()):
         return False
-    if seal_of.read_text(errors="replace") == _checksum(path):
+    if seal_file.read_text(errors="replace") == _checksum(path):
         return True
-    warnings.warn(f"{path.name} is damaged: it is {set_aside(path)} now, and it is made anew", stacklevel=2)
+    aside = set_aside(path)
+    warnings.warn(f"{path.name} is damaged: it is {aside} now, and it is made anew", stacklevel=2)
     return False
 
 
 def set_aside(path: Path) -> Path:
-    """The new name of a file that is not what it should be: what is written next does not replace it."""
+    """The new name of a file that is not what it should be: what is written next spares it."""
     aside = path.with_name(f"{path.name}.set-aside")
     path.replace(aside)
     return aside
@@ -161,11 +174,11 @@ def seal(path: Path) -> None:
 
 def _checksum(path: Path) -> str:
     """The CRC-32 and the size, as text."""
-    crc = size = 0
+    crc = 0
     with path.open("rb") as file:
         while block := file.read(1 << 22):
-            crc, size = zlib.crc32(block, crc), size + len(block)
-    return f"{crc:08x} {size}"
+            crc = zlib.crc32(block, crc)
+        return f"{crc:08x} {file.tell()}"
 
 
 def writable(folder: str | Path, what: str = "out folder") -> Path:
@@ -182,14 +195,15 @@ def writable(folder: str | Path, what: str = "out folder") -> Path:
 def cache() -> Path:
     """The folder of texts that were made ready: in $XDG_CACHE_HOME, by default ~/.cache.
 
-    Where that cannot be written, or there is no home, a temporary folder, and a warning that says so.
+    Where that cannot be written, or there is no home, a temporary folder, and a warning says so.
     """
     try:
-        named = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        if not os.path.isabs(named):
-            raise OSError(f"{named!r} is no absolute path")
-        return writable(Path(named) / "scta_lite", "cache folder")
+        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        if not os.path.isabs(home):
+            raise OSError(f"{home!r} is no absolute path")
+        return writable(Path(home) / "scta_lite", "cache folder")
     except (OSError, RuntimeError) as error:  # RuntimeError: no home
         instead = writable(Path(tempfile.gettempdir()) / f"scta_lite-{os.getuid()}")
-        warnings.warn(f"{error}; texts are kept in {instead}, and XDG_CACHE_HOME names another folder", stacklevel=2)
+        advice = f"texts are kept in {instead}, and XDG_CACHE_HOME names another folder"
+        warnings.warn(f"{error}; {advice}", stacklevel=2)
         return instead

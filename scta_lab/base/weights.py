@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file: written whole or not at all, with a checksum, and read only if they are as written.
+"""Tensors in a safetensors file: written whole or not at all, and read only if as written.
 
 safetensors is imported where it is needed: a sweep's parent, and reading runs, do without it.
 """
@@ -18,29 +18,34 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None 
     from safetensors.torch import save_file
 
     tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
+    header = {**(header or {}), "crc32": _checksum(tensors)}
     try:
         with becoming(path) as part:
-            save_file(tensors, part, {**(header or {}), "crc32": _checksum(tensors)})
+            save_file(tensors, part, header)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path.name}: cannot be written ({error})") from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, on the CPU, and the header; ValueError names a file that is not as it was written."""
+    """The tensors, on the CPU, and the header; ValueError names a file that is not as written."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            header, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path.name}: no file of tensors ({error})") from None
-    if header.pop("crc32", None) not in (None, _checksum(tensors)):  # earlier versions wrote none
+    written = header.pop("crc32", None)  # earlier versions wrote none
+    if written not in (None, _checksum(tensors)):
         raise ValueError(f"{path.name}: damaged, its tensors are not those that were written")
     return tensors, header
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
+    """The CRC-32 of all names and bytes, in the order of the names."""
     crc = 0
     for name, x in sorted(tensors.items()):
-        crc = zlib.crc32(x.cpu().contiguous().flatten().view(torch.uint8).numpy(), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(x.cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
     return f"{crc:08x}"

@@ -1,8 +1,9 @@
-"""Documents in, a corpus in the cache out: ordered, split into words, cleaned of what stands twice, and numbered.
+"""Documents in, a corpus in the cache out: ordered, split into words, cleaned, and numbered.
 
-Documents are put in the order of their hashes; the last 3% are held out, before the vocabulary is built. A paragraph of
-held-out text is taken out if much of it stands in training (`repeats`). A text of your own is trained on as it is; the
-installed sources, which repeat themselves, are cleaned too.
+Documents are put in the order of their hashes; the last 3% are held out, before the vocabulary is
+built. A paragraph of held-out text is taken out if much of it stands in training (`repeats`). A
+text of your own is trained on as it is; the installed sources, which repeat themselves, are cleaned
+too.
 """
 
 import hashlib
@@ -26,121 +27,160 @@ from scta_lab.text.vocabulary import learn, number
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
 TEMPLATES = 0.1  # of the held-out words that have to be left when repeated paragraphs are taken out
-FORMAT = "3"  # of fingerprints: another number, and every corpus is another, and its runs are not compared with earlier
-CACHE = "5"  # of what lies in the cache: another number, and every corpus is built anew
-KEPT = ("about.json", "words.json", "rare.json", "phrases.npy", "heldout_bytes.npy", "train_words.npy",
-        "heldout_words.npy")  # fmt: skip
-# Folders of the standard library and the packages that are not read: tests, tables, other packages.
-_SKIPPED = {"test", "tests", "testing", "idle_test", "encodings", "pydoc_data",
-            "site-packages", "dist-packages", "__pycache__"}  # fmt: skip
+FORMAT = "3"  # of fingerprints: with another number every corpus is another, and no runs compare
+CACHE = "5"  # of what lies in the cache: with another number every corpus is built anew
+_ARRAYS = ("phrases.npy", "heldout_bytes.npy", "train_words.npy", "heldout_words.npy")
+KEPT = ("about.json", "words.json", "rare.json", *_ARRAYS)
+# Folders of the standard library and of packages that are not read.
+_TESTS = {"test", "tests", "testing", "idle_test"}
+_TABLES = {"encodings", "pydoc_data"}
+_OTHERS = {"site-packages", "dist-packages", "__pycache__"}
+_SKIPPED = _TESTS | _TABLES | _OTHERS
 
 
 def installed(left_out: Counter) -> Iterator[str]:
-    """The sources of the standard library and of the packages, without their tests, in an order of no meaning."""
-    library = Path(sysconfig.get_path("stdlib"))
-    packages = [Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES]
-    names = [(path.relative_to(root).as_posix(), root) for root in (library, *packages) for path in root.rglob("*.py")]
-    names = [(name, root) for name, root in names if not _SKIPPED & set(name.split("/"))]
-    for name, root in sorted(names, key=lambda found: _digest(f"{found[1].name}/{found[0]}")):
+    """The sources of the standard library and of the packages, without their tests.
+
+    They come in an order of no meaning.
+    """
+    roots = [Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES]
+    paths = {}
+    for root in [Path(sysconfig.get_path("stdlib")), *roots]:
+        for path in root.rglob("*.py"):
+            name = path.relative_to(root)
+            if _SKIPPED.isdisjoint(name.parts):
+                paths[_digest(f"{root.name}/{name.as_posix()}")] = path
+    for _, path in sorted(paths.items()):
         try:
-            source = (root / name).read_text(encoding="utf-8")
+            source = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             left_out["file that is not UTF-8"] += 1
             continue
-        if sum(map(str.isalpha, source)) < len("".join(source.split())) / 2:
+        letters = sum(map(str.isalpha, source))
+        if letters < len("".join(source.split())) / 2:
             left_out["file of tables, less than half of it letters"] += 1
         else:
             yield source
 
 
 def origin(path: Path | None) -> object:
-    """What a cached corpus depends on: the versions of what is installed, or the files as they stand."""
+    """What a cached corpus depends on: the versions of what is installed, or the files' stats."""
     if path is None:
         return sys.version_info[:3], *(version(name) for name in PACKAGES)
     stats = [(str(file.resolve()), file.stat()) for file in files_of(path)]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def build(folder: Path, found: Iterable[str], left_out: Counter, corpus: str, max_characters: int, clean: bool) -> None:
-    """Orders, splits and numbers the documents, and leaves the result in `folder`, whole or not at all."""
-    texts, whole = _distinct(found, left_out, max_characters)
+def build(
+    folder: Path, documents: Iterable[str], left_out: Counter, corpus: str, limit: int, clean: bool
+) -> None:
+    """Orders, splits and numbers the documents, up to `limit` characters; saves all in `folder`."""
+    texts, whole = _distinct(documents, left_out, limit)
     if len(texts) < 2:
         raise ValueError(
             f"corpus={corpus!r}: {len(texts)} document(s); expected at least 2, to hold one out "
             "(in a .txt or .md file blank lines part them)"
         )
-    fingerprint, characters = hashlib.sha256(FORMAT.encode()), sum(map(len, texts.values()))
-    for key in sorted(texts):
-        fingerprint.update(key)
-    held_out = max(1, round(HELD_OUT * len(texts)))
-    cut = len(texts) - held_out  # the number of the first document that is held out
-    spelled, words, document = number(texts.pop(key) + "\n\n" for key in sorted(texts))
-    ends = np.array([word.count("\n") > 1 for word in spelled])
+    characters = sum(map(len, texts.values()))
+    keys = sorted(texts)
+    n_heldout = max(1, round(HELD_OUT * len(keys)))
+    cut = len(keys) - n_heldout  # the number of the first document that is held out
+    spelled, words, document = number(texts.pop(key) + "\n\n" for key in keys)
+    ends = np.array([word.count("\n") > 1 for word in spelled])  # with which a paragraph ends
     kept = _kept(words, document, ends, cut, clean)
-    fingerprint.update(np.packbits(kept).tobytes())
-    before, after = _seen_in_training(words, document, cut), _seen_in_training(words[kept], document[kept], cut)
-    taken_out = [float(1 - kept[part].mean()) for part in (document < cut, document >= cut)]
-    words, document = words[kept], document[kept]
-    train, heldout = np.split(words, [np.searchsorted(document, cut)])
-    entries, rare, new_id = learn(spelled, train, document[: len(train)])
+    hashed = [FORMAT.encode(), *keys, np.packbits(kept).tobytes()]
+    heldout = document >= cut
+    taken_out = {"training": 1 - kept[~heldout].mean(), "held out": 1 - kept[heldout].mean()}
+    before = _seen_in_training(words, document, cut)
+    words, document, heldout = words[kept], document[kept], heldout[kept]
+    after = _seen_in_training(words, document, cut)
     about = {
-        "fingerprint": fingerprint.hexdigest()[:12], "documents": cut + held_out, "held_out_documents": held_out,
-        "characters": characters, "whole": whole, "words": len(words), "largest_vocab": len(entries),
-        "taken_out": dict(zip(("training", "held out"), taken_out, strict=True)),
+        "fingerprint": hashlib.sha256(b"".join(hashed)).hexdigest()[:12],
+        "documents": len(keys),
+        "held_out_documents": n_heldout,
+        "characters": characters,
+        "whole": whole,
+        "words": len(words),
+        "largest_vocab": _save_words(folder, spelled, words, document, cut, n_heldout),
+        "taken_out": taken_out,
         "repeated": {"before": before, "after": after},
-        "left_out": {reason: count for reason, count in left_out.items() if count},
-    }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"train_words": new_id[train], "heldout_words": new_id[heldout], "phrases": entries.phrases,
-              "heldout_bytes": _bytes(spelled, heldout, document[len(train) :] - cut, held_out)}  # fmt: skip
-    for name, array in arrays.items():
-        save(folder / f"{name}.npy", array)
-    for name, value in {"words": entries.words, "rare": rare, "about": about}.items():
-        replace_file(folder / f"{name}.json", json.dumps(value).encode())
-        seal(folder / f"{name}.json")
+        "left_out": left_out,
+    }
+    _save_json(folder / "about.json", about)
 
 
-def _kept(words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int, clean: bool) -> np.ndarray:
+def _save_words(
+    folder: Path, spelled: list[str], words: np.ndarray, document: np.ndarray, cut: int, size: int
+) -> int:
+    """Learns the vocabulary, saves it and the texts as ids of words; the number of its entries.
+
+    The first held-out document has the number `cut`; there are `size` of these.
+    """
+    heldout = document >= cut
+    vocabulary, rare, new_id = learn(spelled, words[~heldout], document[~heldout])
+    n_bytes = np.array([len(word.encode()) for word in spelled])  # of each word
+    heldout_bytes = np.bincount(document[heldout] - cut, n_bytes[words[heldout]], size)
+    save(folder / "train_words.npy", new_id[words[~heldout]])
+    save(folder / "heldout_words.npy", new_id[words[heldout]])
+    save(folder / "phrases.npy", vocabulary.phrases)
+    save(folder / "heldout_bytes.npy", heldout_bytes.astype(np.int64))
+    _save_json(folder / "words.json", vocabulary.words)
+    _save_json(folder / "rare.json", rare)
+    return len(vocabulary)
+
+
+def _kept(
+    words: np.ndarray, document: np.ndarray, ends: np.ndarray, cut: int, clean: bool
+) -> np.ndarray:
     """Which words, (m,) bool, are left when held-out text that training has is taken out.
 
-    `clean` before that takes out what training itself repeats, and of two copies training's, not the held-out one. A
-    held-out text of which less than a tenth would be left is made of templates, and stays as it is.
+    `clean` before that takes out what training itself repeats, and of two copies training's, not
+    the held-out one. A held-out text of which less than a tenth would be left is made of templates,
+    and stays as it is.
     """
-    heldout, kept = document >= cut, np.ones(len(words), dtype=bool)
+    heldout = document >= cut
+    kept = np.ones(len(words), dtype=bool)
     if clean:
-        held_out_first = np.where(heldout, document - document[-1] - 1, document)
-        kept = fresh(words, document, held_out_first, ends)
+        heldout_first = np.where(heldout, document - len(document), document)  # before training
+        kept = fresh(words, document, heldout_first, ends)
     kept[kept] = fresh(words[kept], document[kept], heldout[kept].astype(np.int32), ends)
-    return kept if kept[heldout].mean() >= TEMPLATES else kept | heldout
+    if kept[heldout].mean() < TEMPLATES:
+        kept |= heldout
+    return kept
 
 
-def _bytes(spelled: list[str], words: np.ndarray, document: np.ndarray, documents: int) -> np.ndarray:
-    """Bytes of each document, (documents,), of the words (m,) that are left of them."""
-    distinct, place = np.unique(words, return_inverse=True)
-    sizes = np.array([len(spelled[word].encode()) for word in distinct.tolist()], dtype=np.int64)
-    return np.bincount(document, weights=sizes[place], minlength=documents).astype(np.int64)
-
-
-def _distinct(found: Iterable[str], left_out: Counter, max_characters: int) -> tuple[dict[bytes, str], bool]:
-    """The different documents by their hashes, up to so many characters; and whether these are all."""
+def _distinct(
+    documents: Iterable[str], left_out: Counter, limit: int
+) -> tuple[dict[bytes, str], bool]:
+    """The different documents by their hashes, up to so many characters; whether these are all."""
     texts: dict[bytes, str] = {}
     characters = 0
-    for text in found:
-        if characters >= max_characters:  # what comes after this document is not even parsed
+    for document in documents:
+        if characters >= limit:  # what comes after this document is not even parsed
             return texts, False
-        clean = text.strip()
-        key = _digest(clean)
-        left_out["document that stood before"] += key in texts
-        if clean and key not in texts:
-            texts[key] = clean
-            characters += len(clean)
+        text = document.strip()
+        key = _digest(text)
+        if key in texts:
+            left_out["document that stood before"] += 1
+        elif text:
+            texts[key] = text
+            characters += len(text)
     return texts, True
 
 
 def _seen_in_training(words: np.ndarray, document: np.ndarray, cut: int) -> dict[str, float]:
     """The share of held-out words in a run of 13, and of 8, that the training text has too."""
-    part = (document >= cut).astype(np.int32)
-    return {str(run): float(repeated(words, document, part, run)[part > 0].mean()) for run in (RUN, 8)}
+    heldout = document >= cut
+    shares = {}
+    for run in (RUN, 8):
+        is_repeated = repeated(words, document, heldout.astype(np.int32), run)
+        shares[str(run)] = float(is_repeated[heldout].mean())
+    return shares
+
+
+def _save_json(path: Path, value: object) -> None:
+    replace_file(path, json.dumps(value).encode())
+    seal(path)
 
 
 def _digest(text: str) -> bytes:

@@ -1,14 +1,16 @@
-"""What one record of a data set says: conversations, instructions with their answers, plain text, by rule.
+"""What one record of a data set says: conversations, questions with their answers, plain text.
 
-Three questions, in this order. Where are the turns: a list of objects that say who speaks? Else, is there a question
-and an answer to it? Else, is there a text? A preferred answer that stands beside the turns belongs to them; what is
-called rejected is not read. A document is "role: message", blank line, …, or the text.
+Three questions, in this order. Where are the turns: a list of objects that say who speaks? Else, is
+there a question and an answer to it? Else, is there a text? A preferred answer that stands beside
+the turns belongs to them; what is called rejected is not read. A document is "role: message", blank
+line, …, or the text.
 """
 
 import html
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, cycle
 from typing import Any
 
 # Where people put things, in small letters; the first that is there counts.
@@ -16,171 +18,233 @@ TURNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "tur
 ROLE = ("from", "role", "speaker")
 TEXT = ("value", "content", "text", "utterance")
 SYSTEM = ("system", "system_prompt")
-QUESTION = ("definition", "instruction", "prompt", "question", "query", "problem", "input", "inputs")
-CONTEXT = ("input", "inputs", "context", "question")  # what a question or an instruction is about
+INPUT = ("input", "inputs")
+QUESTION = ("definition", "instruction", "prompt", "question", "query", "problem", *INPUT)
+CONTEXT = (*INPUT, "context", "question")  # what a question or an instruction is about
 ANSWER = ("output", "completion", "response", "answer", "solution", "target", "targets")
 PREFERRED = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
-REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # how the names begin of what is not read
+REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # how these names begin
 PLAIN = ("text", "content", "document", "body", "chosen")
-_SPEAKERS = {"user": ("user", "human", "prompter"),
-             "assistant": ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "ai"),
-             "system": ("system",)}  # fmt: skip
-_ROLES = {name: role for role, names in _SPEAKERS.items() for name in names}
+_USER = ("user", "human", "prompter")
+_ASSISTANT = ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "ai")
+_ROLES = {"system": "system", **dict.fromkeys(_USER, "user")}
+_ROLES |= dict.fromkeys(_ASSISTANT, "assistant")
 # Some messages are HTML as a whole; in others < and > are code, and stay.
 _HTML = re.compile(r"<(div|p|ul|ol|pre|table|h[1-6]|span)\b[^<>]*>")
-_BLOCKS = re.compile(r"</?(?:div|p|pre|br|hr|ul|ol|li|h[1-6]|table|tbody|thead|tr|blockquote)\b[^<>]*>")
+_BLOCK_NAMES = "div|p|pre|br|hr|ul|ol|li|h[1-6]|table|tbody|thead|tr|blockquote"
+_BLOCKS = re.compile(rf"</?(?:{_BLOCK_NAMES})\b[^<>]*>")
 _TAGS = re.compile(r"</?[a-z][a-z0-9]*\b[^<>]*>")
+_NOTHING = "record without a conversation, an answer or a text"
 
 
 def documents_of(record: Any, left_out: Counter, *, alone: bool = False) -> Iterator[str]:
     """The document of a record; `left_out` counts what was skipped, and why.
 
-    A list may be one of records. So may the lists in a record that is `alone` in its file, {"version": 1, "data": […]}.
+    A list may be one of records. So may the lists in a record that is `alone` in its file,
+    {"version": 1, "data": […]}.
 
-    >>> list(documents_of({"prompt": "How do I boil an egg?", "completion": "In water."}, Counter()))
-    ['user: How do I boil an egg?\\n\\nassistant: In water.']
+    >>> list(documents_of({"prompt": "How do I boil eggs?", "completion": "In water."}, Counter()))
+    ['user: How do I boil eggs?\\n\\nassistant: In water.']
     """
     if isinstance(record, dict):
-        record = {key.lower(): value for key, value in record.items() if not key.lower().startswith(REJECTED)}
-    turns, lists = _conversation(record), _lists(record)
-    if isinstance(record, dict) and str(record.get("label", record.get("kto_tag"))).lower() == "false":
-        left_out["record whose answer is labelled a bad one"] += 1
-    elif document := next(filter(None, _readings(record, turns, lists, left_out)), None):
+        record = {key.lower(): value for key, value in record.items()}
+        if str(record.get("label", record.get("kto_tag"))).lower() == "false":
+            left_out["record whose answer is labelled a bad one"] += 1
+            return
+        record = {key: value for key, value in record.items() if not key.startswith(REJECTED)}
+        turns = _conversation(record)
+        document = _document(record, turns, left_out)
+        items = list(chain.from_iterable(_lists(record))) if alone else []
+    else:
+        turns = record if _has_turns(record) else None
+        document = _joined(turns, left_out)
+        items = record if _is_list_of_objects(record) else []
+    if document:
         yield document
     elif turns:
         left_out["record without a message"] += 1
-    elif lists and (alone or isinstance(record, list)):
-        for item in (item for records in lists for item in records):
-            if isinstance(item, list) and not _has_turns(item):  # lists within lists, however deep, are no records
-                left_out["record without a conversation, an answer or a text"] += 1
+    elif items:
+        for item in items:
+            if isinstance(item, list) and not _has_turns(item):  # lists within lists are no records
+                left_out[_NOTHING] += 1
             else:
                 yield from documents_of(item, left_out)
     else:
-        left_out["record without a conversation, an answer or a text"] += 1
+        left_out[_NOTHING] += 1
 
 
-def _readings(record: Any, turns: list | None, lists: list[list], left_out: Counter) -> Iterator[str | None]:
+def _document(record: dict, turns: list | None, left_out: Counter) -> str | None:
     """What the record says, read in one way after the other."""
-    yield _said(turns, left_out)
-    yield _said(_asked_and_answered(record), left_out)
-    yield _string(record, PLAIN)
-    others = [found for found in lists if _has_turns(found)]
-    if turns is None and len(others) == 1:  # of two nobody knows which is the right one
-        yield _said(others[0], left_out)
+    document = (
+        _joined(turns, left_out)
+        or _joined(_question_and_answer(record), left_out)
+        or _string(record, PLAIN)
+    )
+    conversations = [value for value in _lists(record) if _has_turns(value)]
+    if not document and not turns and len(conversations) == 1:  # of two neither is the right one
+        return _joined(conversations[0], left_out)
+    return document
 
 
-def _conversation(record: Any) -> list | None:
-    """The turns of a record that has them where turns are; if the last is a question, with the answer beside them."""
-    if isinstance(record, list):
-        return record if _has_turns(record) else None
-    if not isinstance(record, dict):
-        return None
-    lists = [record[key] for key in TURNS if isinstance(record.get(key), list) and record[key]]
-    asked = [value.get("messages") if isinstance(value, dict) else value for value in map(record.get, QUESTION)]
-    lists += filter(_has_turns, asked)
+def _conversation(record: dict) -> list | None:
+    """The turns of a record that has them where turns are.
+
+    If the last is a question, with the answer that stands beside them.
+    """
     preferred = _answers(record, PREFERRED)
-    roles = [role for role in map(_role, preferred) if role != "system"]
-    if roles[:1] == ["user"]:  # the preferred conversation, not its last answer alone
+    speakers = [_role(turn) for turn in preferred if _role(turn) != "system"]
+    if speakers and speakers[0] == "user":  # a whole conversation, not its last answer alone
         return _with_system(record, preferred)
-    if not lists:
+    turns = _turns(record)
+    if not turns:
         return None
-    turns = lists[0]
-    if all(isinstance(turn, str) for turn in turns):
-        turns = _in_turn(turns)
-    answers = _answers(record, (*PREFERRED, *ANSWER)) if _role(turns[-1]) == "user" else []
+    if _role(turns[-1]) == "user":
+        turns = turns + _answers(record, PREFERRED + ANSWER)
+    return _with_system(record, turns)
+
+
+def _turns(record: dict) -> list | None:
+    """The first list where turns are; else the first with turns where a question is."""
+    for key in TURNS:
+        turns = record.get(key)
+        if isinstance(turns, list) and turns:
+            return _in_turn(turns) if _are_strings(turns) else turns
+    for key in QUESTION:
+        asked = record.get(key)
+        turns = asked.get("messages") if isinstance(asked, dict) else asked
+        if _has_turns(turns):
+            return turns
+    return None
+
+
+def _question_and_answer(record: dict) -> list | None:
+    """A question, with what it is about, and its answer, as turns; before them, earlier pairs."""
+    question = _string(record, QUESTION)
+    answers = _answers(record, ANSWER + PREFERRED)
+    if not question or not answers:
+        return None
+    context = _string(record, CONTEXT)
+    if context and context != question:
+        question = f"{question}\n\n{context}"
+    history = record.get("history")
+    pairs = history if isinstance(history, list) else []
+    turns = [turn for pair in pairs if _are_strings(pair) for turn in _in_turn(pair)]
+    turns.append({"role": "user", "content": question})
     return _with_system(record, turns + answers)
 
 
-def _asked_and_answered(record: Any) -> list | None:
-    """A question, with what it is about, and its answer, as turns; before them, a history of such pairs."""
-    question, context = _string(record, QUESTION), _string(record, CONTEXT)
-    answers = _answers(record, (*ANSWER, *PREFERRED)) if question else []
-    if not answers:
-        return None
-    asked = question if context in (None, question) else f"{question}\n\n{context}"
-    history = record.get("history")
-    pairs = [pair for pair in history if isinstance(pair, list)] if isinstance(history, list) else []
-    turns = [turn for pair in pairs if all(isinstance(said, str) for said in pair) for turn in _in_turn(pair)]
-    return _with_system(record, [*turns, {"role": "user", "content": asked}, *answers])
+def _in_turn(texts: list[str]) -> list[dict]:
+    """What a user and an assistant say in turn, as turns."""
+    roles = cycle(("user", "assistant"))
+    return [{"role": next(roles), "content": text} for text in texts]
 
 
-def _in_turn(said: list[str]) -> list[dict]:
-    """What two say in turn, as turns."""
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+def _answers(record: dict, keys: Sequence[str]) -> list[dict]:
+    """The first answer under one of the keys, as turns.
 
-
-def _answers(record: dict, keys: Iterable[str]) -> list[dict]:
-    """The first answer under one of the keys, as turns: a string, a number, a turn or turns; of several strings one."""
+    It is a string, a number, a turn or turns; of several strings the first.
+    """
     for key in keys:
-        found = record.get(key)
-        parts = found if isinstance(found, list) else [found]
-        parts = [str(part) if isinstance(part, int | float) and not isinstance(part, bool) else part for part in parts]
-        strings = [{"content": part} for part in parts if isinstance(part, str) and part.strip()]
-        turns = [part for part in parts if isinstance(part, dict) and any(name in part for name in TEXT)]
-        if found := turns or strings[:1]:
-            return [turn if _role(turn) else {**turn, "role": "assistant"} for turn in found]
+        value = record.get(key)
+        parts = value if isinstance(value, list) else [value]
+        turns = [part for part in parts if _has_text(part)]
+        strings = [str(part) for part in parts if type(part) in (str, int, float)]
+        strings = [{"content": string} for string in strings if string.strip()]
+        if turns or strings:
+            said = turns or strings[:1]
+            return [turn if _role(turn) else {**turn, "role": "assistant"} for turn in said]
     return []
 
 
 def _with_system(record: dict, turns: list) -> list:
-    said = _string(record, SYSTEM)
-    return turns if said is None or _role(turns[0]) == "system" else [{"role": "system", "content": said}, *turns]
+    """The turns, after what the record says to the system, if they do not begin so."""
+    instruction = _string(record, SYSTEM)
+    if instruction is None or _role(turns[0]) == "system":
+        return turns
+    return [{"role": "system", "content": instruction}, *turns]
 
 
-def _is_turn(value: Any) -> bool:
-    """Whether it is an object that says who speaks, and has a place for what is said."""
-    return isinstance(value, dict) and _role(value) is not None and any(key in value for key in TEXT)
+def _has_text(value: Any) -> bool:
+    """Whether it is an object that has a place for what is said."""
+    return isinstance(value, dict) and any(key in value for key in TEXT)
 
 
 def _has_turns(value: Any) -> bool:
-    return isinstance(value, list) and any(map(_is_turn, value))
+    """Whether it is a list in which an object says who speaks, and has a place for what is said."""
+    return isinstance(value, list) and any(_has_text(item) and _role(item) for item in value)
 
 
-def _lists(record: Any) -> list[list]:
-    """The lists of objects, or of lists, in an object; or the list itself."""
-    values = record.values() if isinstance(record, dict) else [record]
-    lists = [value for value in values if isinstance(value, list) and value and isinstance(value[0], dict | list)]
-    data = record.get("data") if isinstance(record, dict) else None  # {"data": [question, answer, …]}
-    if isinstance(data, list) and data and all(isinstance(said, str) for said in data):
-        lists.append(_in_turn(data))
+def _are_strings(value: Any) -> bool:
+    """Whether it is a list of strings, and not empty."""
+    return isinstance(value, list) and {type(item) for item in value} == {str}
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Whether it is a list that begins with an object, or with a list."""
+    return isinstance(value, list) and isinstance(next(iter(value), None), dict | list)
+
+
+def _lists(record: dict) -> list[list]:
+    """The lists of objects, or of lists, in an object."""
+    lists = [value for value in record.values() if _is_list_of_objects(value)]
+    if _are_strings(record.get("data")):  # {"data": [question, answer, …]}
+        lists.append(_in_turn(record["data"]))
     return lists
 
 
-def _said(turns: list | None, left_out: Counter) -> str:
-    """The document that the turns are; empty if nobody says anything."""
-    return "\n\n".join(filter(None, (_message(turn, left_out) for turn in turns or ())))
+def _first(record: dict, keys: Sequence[str]) -> Any:
+    """The first value under one of the keys, or None."""
+    return next((record[key] for key in keys if record.get(key) is not None), None)
 
 
-def _string(record: Any, keys: Iterable[str]) -> str | None:
-    """The first string of an object under one of the keys, stripped; None if there is none but blanks."""
-    values = (record.get(key) for key in keys) if isinstance(record, dict) else ()
-    return next((value.strip() for value in values if isinstance(value, str) and value.strip()), None)
+def _string(record: dict, keys: Sequence[str]) -> str | None:
+    """The first string under one of the keys, stripped; None if there is none but blanks."""
+    strings = [value.strip() for value in map(record.get, keys) if isinstance(value, str)]
+    return next(filter(None, strings), None)
 
 
 def _role(turn: Any) -> str | None:
     """Who speaks, in the names that a document has; another's name as it stands."""
-    said = next((turn[key] for key in ROLE if turn.get(key) is not None), None) if isinstance(turn, dict) else None
-    return _ROLES.get(said.strip().lower(), said) if isinstance(said, str) and said.strip() else None
+    name = _first(turn, ROLE) if isinstance(turn, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        return None
+    return _ROLES.get(name.strip().lower(), name)
+
+
+def _joined(turns: list | None, left_out: Counter) -> str:
+    """The document that the turns are; empty if nobody says anything."""
+    messages = [_message(turn, left_out) for turn in turns or []]
+    return "\n\n".join(message for message in messages if message)
 
 
 def _message(turn: Any, left_out: Counter) -> str | None:
     """One turn as "role: text", or None, counted."""
+    text = _text(turn, left_out) if isinstance(turn, dict) else None
     if not isinstance(turn, dict):
-        left_out["message that is no object"] += 1
-        return None
-    value = next((turn[key] for key in TEXT if turn.get(key) is not None), None)
-    if isinstance(value, list):
-        value = "\n".join(filter(None, (_part(part, left_out) for part in value)))
-    if not isinstance(value, str):
-        left_out["message without text" if value is None else "message whose text is no string"] += 1
-        return None
-    if _HTML.match(value.lstrip()):
-        value = re.sub(r"\n{3,}", "\n\n", html.unescape(_TAGS.sub("", _BLOCKS.sub("\n", value))))
-    if not value.strip():
-        left_out["empty message"] += 1
-        return None
-    role = _role(turn)
-    return value.strip() if role is None else f"{role}: {value.strip()}"
+        reason = "message that is no object"
+    elif text is None:
+        reason = "message without text"
+    elif not isinstance(text, str):
+        reason = "message whose text is no string"
+    elif not text.strip():
+        reason = "empty message"
+    else:
+        role = _role(turn)
+        return f"{role}: {text.strip()}" if role else text.strip()
+    left_out[reason] += 1
+    return None
+
+
+def _text(turn: dict, left_out: Counter) -> Any:
+    """What is said in a turn, its parts joined, and without the tags if it is HTML."""
+    text = _first(turn, TEXT)
+    if isinstance(text, list):
+        parts = [_part(part, left_out) for part in text]
+        text = "\n".join(part for part in parts if part)
+    if isinstance(text, str) and _HTML.match(text.lstrip()):
+        text = html.unescape(_TAGS.sub("", _BLOCKS.sub("\n", text)))
+        text = re.sub(r"\n{3,}", "\n\n", text)
+    return text
 
 
 def _part(part: Any, left_out: Counter) -> str | None:
@@ -188,8 +252,8 @@ def _part(part: Any, left_out: Counter) -> str | None:
     if isinstance(part, str):
         return part
     if isinstance(part, dict) and "text" in str(part.get("type", "text")):
-        text = next((part[key] for key in TEXT if isinstance(part.get(key), str)), None)
-        if text is not None:
-            return text
+        texts = [part[key] for key in TEXT if isinstance(part.get(key), str)]
+        if texts:
+            return texts[0]
     left_out["part of a message that is no text"] += 1
     return None
