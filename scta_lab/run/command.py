@@ -36,14 +36,12 @@ TRAIN_EXAMPLES = """examples:
 SWEEP_EXAMPLES = """examples:
   python -m scta_lite.sweep                     the paper's sweep; on a CPU it takes hours
   python -m scta_lite.sweep --budget-s 30       30 seconds a run, for the times of a step
-  python -m scta_lite.sweep --vocab 50k 1M --method ce semantic semantic_prior \\
-      --optimizer rows --corpus my.jsonl        other methods, on a text of your own
+  python -m scta_lite.sweep --method ce semantic_prior --optimizer rows --corpus my.jsonl
   python -m scta_lite.sweep --scheduler tcp://head:8786 --out /shared/runs \\
       --corpus /shared/my.jsonl                 on a cluster
 """
 SWEPT = {"vocab": PAPER.vocabs, "method": ("ce", "semantic"), "optimizer": ("dense",)}  # by default
-LEGEND = """Times are medians in ms; ratio is a step's over that of semantic, dense optimizer.
-_q1 and _q3 are quartiles over the rounds."""
+LEGEND = "ms: medians. ratio: to a step of semantic, dense. _q1 and _q3: quartiles over the rounds."
 
 
 def train_command(words: list[str] | None = None) -> None:
@@ -78,18 +76,15 @@ def sweep_command(words: list[str] | None = None) -> None:
     add("--out", metavar="DIR", help="folder for the runs (default: runs/<machine>)")
     add("--rounds", type=int, default=1, metavar="N", help="run each N times, with other seeds")
     add("--force", action="store_true", help="run what does not fit into the free memory too")
-    workers = "of dask, whose workers do one run at a time each; they see the same folders"
-    add("--scheduler", metavar="ADDRESS", help=workers)
-    again = "run again what was run before; what then ends badly replaces nothing"
-    add("--again", action="store_true", help=again)
+    add("--scheduler", metavar="ADDRESS", help="of dask, whose workers see the same folders")
+    add("--again", action="store_true", help="do what is done again; what fails replaces nothing")
     settings, options = parsed(parser, words)
     rounds, force, resume = options.rounds, options.force, not options.again
     with _in_plain_words(parser):
         if rounds < 1:
             raise ValueError(f"rounds={rounds}: expected an integer from 1 up")
         specs = grid(**{**SWEPT, **settings})
-        device = machine.device(specs[0].device)
-        folder = options.out or ROOT / "runs" / machine.slug(device)
+        folder = options.out or ROOT / "runs" / machine.slug(machine.device(specs[0].device))
         specs = [replace(spec, seed=spec.seed + n) for n in range(rounds) for spec in specs]
         with _workers(options.scheduler) as executor:
             runs = sweep(specs, folder, executor=executor, resume=resume, force=force)
@@ -123,8 +118,7 @@ def _in_plain_words(parser: argparse.ArgumentParser) -> Iterator[None]:
     except (ValueError, OSError) as error:
         parser.exit(2, printable(f"{parser.prog}: {error}\n"))
     except KeyboardInterrupt:
-        hint = "interrupted; the same command goes on from what was written"
-        parser.exit(130, f"\n{parser.prog}: {hint}\n")
+        parser.exit(130, f"\n{parser.prog}: interrupted; the same command goes on from its files\n")
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
@@ -170,8 +164,7 @@ def _be_child(spec: Spec, folder: Path) -> None:
         result.model = None
     except Exception as error:
         status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
-        first_line = str(error).partition("\n")[0]
-        reason = f"{type(error).__name__}: {first_line}"
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         result = result_of(spec, corpus, status=status, reason=reason)
     try:
         result.save(folder)
@@ -202,8 +195,8 @@ def _workers(scheduler: str | None) -> Iterator[Executor | None]:
     try:
         client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
-        hint = "expected the address of a `dask scheduler`"
-        raise OSError(f"{name}: no answer ({error}); {hint}") from None
+        expected = "expected the address of a `dask scheduler`"
+        raise OSError(f"{name}: no answer ({error}); {expected}") from None
     with client:
         yield client.get_executor(pure=False)  # equal Specs are two runs: a file says which is done
 
@@ -213,5 +206,4 @@ def _report(runs: pd.DataFrame, folder: str | Path) -> None:
     print(LEGEND)
     for run in runs[runs.status != "ok"].itertuples():
         print(printable(f"{run.run_id}: {run.status}: {run.reason}"))
-    number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    print(f"{number} in {folder}")
+    print(f"{len(runs)} {'run' if len(runs) == 1 else 'runs'} in {folder}")

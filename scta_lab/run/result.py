@@ -81,16 +81,14 @@ class Result:
         settings = asdict(self.spec)
         if self.spec.stage1:  # a file counts by its name, never by its path
             settings["stage1"] = Path(self.spec.stage1).name
-        names = [f.name for f in fields(self) if f.name not in ("spec", "model")]
-        measured = {name: getattr(self, name) for name in names}
+        measured = {name: getattr(self, name) for name in measured_fields()}
         return {"run_id": self.run_id, **settings, **measured}
 
     @staticmethod
     def from_dict(run: dict) -> "Result":
         """The inverse of `to_dict`; fields that this version does not know are dropped."""
         settings = {f.name: run[f.name] for f in fields(Spec) if f.name in run}
-        names = {f.name for f in fields(Result)} - {"spec", "model"}
-        measured = {name: value for name, value in run.items() if name in names}
+        measured = {name: run[name] for name in measured_fields() if name in run}
         return Result(spec=Spec(**settings), **measured)
 
     def save(self, folder: str | Path) -> Path:
@@ -118,6 +116,11 @@ class Result:
             set_aside(model_path)
         remove(path.with_suffix(CHECKPOINT))
         return path
+
+
+def measured_fields() -> list[str]:
+    """The names of a Result's fields that stand in its file beside the Spec's."""
+    return [f.name for f in fields(Result) if f.name not in ("spec", "model")]
 
 
 def is_ok(path: Path) -> bool:
@@ -169,11 +172,10 @@ def loss_summary(losses: list[float], spec: Spec) -> dict:
     epochs = []
     for start in range(0, len(losses), spec.epoch_steps):
         epoch = losses[start : start + spec.epoch_steps]
-        averaged = min(AVERAGED, (len(epoch) + 1) // 2)  # of a short epoch: each half
-        summary = {"epoch": len(epochs) + 1}
-        summary["first"] = np.mean(epoch[:averaged])
-        summary["last"] = np.mean(epoch[-averaged:])
-        epochs.append({**summary, "averaged": averaged, "steps": len(epoch)})
+        averaged = min(AVERAGED, (len(epoch) + 1) // 2)  # of a short epoch each half
+        means = {"first": np.mean(epoch[:averaged]), "last": np.mean(epoch[-averaged:])}
+        counts = {"averaged": averaged, "steps": len(epoch)}
+        epochs.append({"epoch": len(epochs) + 1, **means, **counts})
     blocks = np.array_split(losses, min(100, len(losses)))
     ends = np.cumsum([len(block) for block in blocks])
     curve = {"step": ends.tolist(), "loss": [round(float(block.mean()), 7) for block in blocks]}
