@@ -1,4 +1,4 @@
-"""What lies beyond the paper: every method, text and judge, one process a run, and the study of quality.
+"""What lies beyond the paper: every method, text and judge, runs in processes, and the study.
 
 base (settings, machine, files); text and methods; judge; run; study. Each imports only from those
 before it.

@@ -102,7 +102,7 @@ class Run:
             return LanguageModel(self.spec).to(self.device)
 
     def make_optimizers(self) -> list[Optimizer]:
-        """AdamW for the parameters, and RowAdamW for the tables that are trained by rows, if any."""
+        """AdamW for the parameters, and RowAdamW for tables that are trained by rows, if any."""
         spec = self.spec
         settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
         settings["weight_decay"] = spec.weight_decay

@@ -166,7 +166,7 @@ def _process_bytes(key: str) -> int:
 
 
 def _free_in_groups() -> list[int]:
-    """Limit less use of each control group of this process; file cache is not use, as it gives way."""
+    """Limit minus use of each control group of this process; its file cache gives way."""
     free = []
     for line in _read("/proc/self/cgroup").splitlines():
         _, controller, path = line.split(":", 2)

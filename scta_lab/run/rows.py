@@ -1,6 +1,7 @@
 """All that a RowAdamW keeps, as it stands, and back: a training goes on from it bit by bit.
 
-Some rows are behind, and stay so: `state_dict` would bring them up to date, and round them once more.
+Some rows are behind, and stay so: `state_dict` would bring them up to date, and round them once
+more.
 """
 
 import torch
