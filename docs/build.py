@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 import nbformat
-from scta_lab.base.files import ROOT
 
 import controls
 import tables
 from pages import notebook, terms
+from scta_lab.base.files import ROOT
 
 README = (ROOT / "README.md").read_text()
 LISTED = re.findall(r"^\| \[\w+\]\((notebooks/\w+\.ipynb)\)", README, re.M)

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from torch.nn.functional import normalize
+
+from notebooks import smaller
 from scta_lab import load_runs
 from scta_lab.study import labels
 from scta_lite import figures, published_runs
 from scta_lite.checks import printable
-from torch.nn.functional import normalize
-
-from notebooks import smaller
 from tables import BENCH, RUNS, STUDY, method, on_gpu, views
 
 SAMPLES = RUNS / "two-cores" / "stages" / "found" / "samples.json"

@@ -16,6 +16,7 @@ import papermill
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 from PIL import Image
+
 from scta_lab.base.files import ROOT
 
 WIDGET = (

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import pandas as pd
+
 from scta_lab import load_runs
 from scta_lab.base.files import ROOT
 from scta_lab.base.words import arguments

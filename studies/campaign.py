@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from scta_lab import Spec, sweep, text
 from scta_lab.base import machine
 from scta_lab.base.files import replace_file

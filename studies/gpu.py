@@ -32,15 +32,15 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+
+from campaign import Campaign, in_a_process, kind
+from peers import capped, peers
+from report import report
 from scta_lab import Spec, text
 from scta_lab.base import machine
 from scta_lab.base.files import ROOT, replace_file, writable
 from scta_lab.judge import cost
 from scta_lite import PAPER
-
-from campaign import Campaign, in_a_process, kind
-from peers import capped, peers
-from report import report
 
 sys.path.insert(0, str(ROOT / "tests" / "device"))
 from checks import checks

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from scta_lab import Spec, train
 from scta_lab.base import machine
 from scta_lite import PAPER, cross_entropy, semantic_loss
 from scta_lite.timing import finish
-from torch import Tensor
 
 POSITIONS = 1_008  # N
 
@@ -35,11 +36,7 @@ def _ended(spec: Spec) -> dict:
     except Exception as error:
         status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
         return {"status": status, "reason": f"{type(error).__name__}: {error}"[:300]}
-    return {
-        "status": run.status,
-        "step_ms": step_ms,
-        "peak_memory_bytes": run.peak_memory_bytes,
-    }
+    return {"status": run.status, "step_ms": step_ms, "peak_memory_bytes": run.peak_memory_bytes}
 
 
 def peers(device: torch.device, vocabs: tuple[int, ...], repeats: int = 20) -> pd.DataFrame:

@@ -1,18 +1,18 @@
 """The tables and figures of a campaign on a GPU."""
 
 import pandas as pd
+
+from campaign import Campaign
 from scta_lab.base.files import replace_file
 from scta_lab.run.table import ratios
 from scta_lite import figures, published_runs
-
-from campaign import Campaign
 
 KIND = ["vocab", "method", "optimizer", "capture"]
 
 
 def report(campaign: Campaign) -> None:
     """The tables and figures of this campaign's runs, into the folder and onto the screen."""
-    found = campaign.out / "found"
+    folder = campaign.out / "found"
     pieces = []
     if campaign.runs.get("bench"):
         pieces.append(step_times(pd.DataFrame(campaign.runs["bench"])))
@@ -24,13 +24,13 @@ def report(campaign: Campaign) -> None:
         pieces += trainings(runs)
         dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
         if dense.seconds.notna().any():
-            figures.save(figures.throughput(dense), found / "fig_throughput")
-            figures.save(figures.training_time(dense), found / "fig_time")
-    if (found / "peers.csv").is_file():
-        pieces.append(pd.read_csv(found / "peers.csv").to_string(index=False))
+            figures.save(figures.throughput(dense), folder / "fig_throughput")
+            figures.save(figures.training_time(dense), folder / "fig_time")
+    if (folder / "peers.csv").is_file():
+        pieces.append(pd.read_csv(folder / "peers.csv").to_string(index=False))
     pieces += campaign.left_out
     whole = "\n\n".join(pieces)
-    replace_file(found / "table.txt", whole.encode())
+    replace_file(folder / "table.txt", whole.encode())
     print(whole)
     print(f"\nThe folder to send: {campaign.out}")
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
+
 from scta_lab import Result, train
 from scta_lab.base import machine
 from scta_lab.base.files import ROOT
 from scta_lab.run.result import read
-from tqdm import tqdm
 
 SHOWN = {  # where each stands in a run's file
     "machine": "machine",

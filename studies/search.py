@@ -1,4 +1,10 @@
-"""What the studies share: the search for settings, and the running of Specs into a folder."""
+"""What the studies share: the search for settings, and the running of Specs into a folder.
+
+The search goes along one axis after another. On each it tries the value before and the value after
+that of the best settings so far, and goes on in a direction for as long as that is better. With
+trials left and no neighbour untried, it tries the neighbours' neighbours. Where at the end a best
+value lies on the edge of what was tried, the next is tried too, beyond the number of trials.
+"""
 
 import argparse
 import math
@@ -9,12 +15,12 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from pathlib import Path
 
-from scta_lab import Spec, sweep, text
-from scta_lab.base.files import ROOT, replace_file
-from scta_lab.base.words import arguments
 from tqdm import tqdm
 
 from plan import LADDERS
+from scta_lab import Spec, sweep, text
+from scta_lab.base.files import ROOT, replace_file
+from scta_lab.base.words import arguments
 
 Run = Callable[..., list[dict]]  # Specs and the name of their folder, to the runs' files
 
@@ -22,13 +28,9 @@ Run = Callable[..., list[dict]]  # Specs and the name of their folder, to the ru
 def search(
     start: dict, trials: int, score: Callable[[list[dict]], list[float]], ladders: dict = LADDERS
 ) -> dict:
-    """The best settings that a search along the axes of `start`, in turn, finds in so many trials.
+    """The best settings that a search from `start` finds in so many trials.
 
-    On each axis it tries the value before and the value after that of the best settings so far, and
-    goes on in a direction for as long as that is better. With trials left and no neighbour untried,
-    it tries the neighbours' neighbours. Where at the end a best value lies on the edge of what was
-    tried, the next is tried too, beyond the number of trials. `score` gives the validation NLL of
-    each of some settings.
+    `score` gives the validation NLL of each of some settings.
     """
     tried = [start]
     scores = score(tried)

@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scta_lab import Spec
-
 from plan import HIGH, LOW, MID, PRIOR, ROUNDS, TUNED_ON
 from plan import LADDERS as FIRST_LADDERS
+from scta_lab import Spec
 from search import Run, nlls, run_id, scheduled, search
 from trainings import row
 

@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+
+from plan import LOW, MID, PRIOR, VOCABS
 from scta_lab import Spec, decode, load, text
 from scta_lab.base.files import replace_file
 from scta_lab.judge.search import compare, query, search_space
 from scta_lite import PAPER
-
-from plan import LOW, MID, PRIOR, VOCABS
 from search import each, runner, saved, scheduled, words
 from second_stages import Stages, kinds
 from trainings import apart, settled

@@ -38,13 +38,13 @@ from time import perf_counter
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from plan import BACKBONES, EQUAL, GRU, HIGH, LOW, METHODS, MID, SPACES
 from scta_lab import evaluate, load, text
 from scta_lab.base.files import replace_file
 from scta_lab.judge.evaluate import HeldOut
 from scta_lab.judge.ngram import KneserNey
 from scta_lite import PAPER
-
-from plan import BACKBONES, EQUAL, GRU, HIGH, LOW, METHODS, MID, SPACES
 from search import Run, each, runner, saved, words
 from trainings import (
     changed,
@@ -65,13 +65,7 @@ PARTS = {
     MID: "tune cost equal seconds controls backbone chunked",
     HIGH: "tune cost equal seconds controls",
 }
-PLANS = {
-    "equal": equal,
-    "changed": changed,
-    "seconds": seconds,
-    "data": data,
-    "chunked": chunked,
-}
+PLANS = {"equal": equal, "changed": changed, "seconds": seconds, "data": data, "chunked": chunked}
 
 
 def backbone(vocab: int, run: Run, two: Executor) -> None:

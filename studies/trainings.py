@@ -9,11 +9,10 @@ from dataclasses import replace
 from functools import cache
 from statistics import median
 
-from scta_lab import Spec
-from scta_lite import PAPER
-
 import plan
 from plan import BACKBONES, CONSTANT, LABELS, LOW, PRIOR, PUBLISHED, ROUNDS, VOCABS
+from scta_lab import Spec
+from scta_lite import PAPER
 from search import Run, nlls, scheduled, search
 
 

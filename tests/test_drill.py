@@ -251,7 +251,7 @@ def test_bits(table, tmp_path):
     for name, environment in machines.items():
         for spec in SHORT:
             run(command(spec, tmp_path / name), env=os.environ | environment)
-        losses[name] = np.array([found["loss_curve"]["loss"] for found in results(tmp_path / name).values()])
+        losses[name] = np.array([measured["loss_curve"]["loss"] for measured in results(tmp_path / name).values()])
     apart = {name: np.abs(curves - losses["here"]).max() for name, curves in losses.items()}
     most = max(apart["default"], apart["avx2"])
     is_close = most <= 1e-4

@@ -76,8 +76,15 @@ def test_checks_are_made_anew_where_the_code_may_be_another(tmp_path, monkeypatc
 def test_what_was_measured_is_reported_whatever_is_missing(tmp_path):
     """Runs without numbers, as where none fits; and a text of before in the same folder, whose runs are others."""
     campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
-    skipped = {"machine": "small", "status": "skipped", "reason": "needs 20 GB", "fingerprint": "0", "seconds": None,
-               "energy_joules": None, "peak_memory_bytes": None}  # fmt: skip
+    skipped = {
+        "machine": "small",
+        "status": "skipped",
+        "reason": "needs 20 GB",
+        "fingerprint": "0",
+        "seconds": None,
+        "energy_joules": None,
+        "peak_memory_bytes": None,
+    }
     for part, method in (("paper", "ce"), ("rows", "ce_chunked")):
         campaign.runs = {part: [skipped | {"method": method, "optimizer": "dense", "vocab": V} for V in (300, 600)]}
         (tmp_path / "paper").mkdir(exist_ok=True)
