@@ -18,8 +18,8 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None 
     from safetensors.torch import save_file
 
     tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
-    header = {**(header or {}), "crc32": _checksum(tensors)}
     try:
+        header = {**(header or {}), "crc32": _checksum(tensors)}
         with becoming(path) as part:
             save_file(tensors, part, header)
     except (OSError, SafetensorError) as error:
