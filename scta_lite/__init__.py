@@ -1,7 +1,8 @@
 """The paper on SCTA (Semantic Contrastive Token Approximation), executable. Start with notebooks/.
 
 Read it in this order: paper, spec, losses, model, timing, train, sweep; then points, figures,
-notebook and checks; `rows` is for a second evening. `scta_lab` has what is beyond the paper.
+notebook and checks. `rows` (naive, table, ledger, optimizer) is for a second evening: until then
+VocabTable is an embedding, and RowAdamW its AdamW. `scta_lab` has what is beyond the paper.
 """
 
 import warnings

@@ -84,6 +84,12 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r}: expected a finite number above 0")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """True too for the plain RuntimeError of torch on a CPU, and for cuBLAS's and cuDNN's."""
+    words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
 def device(name: str) -> torch.device:
     """The device of that name; "auto" is the GPU if there is one.
 

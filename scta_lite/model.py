@@ -12,14 +12,17 @@ TABLES = {"dense": nn.Embedding, "rows": VocabTable}  # by optimizer; both are d
 
 
 class LanguageModel(nn.Module):
-    """An embedding (V, d), a GRU of width d, and the head of `spec.method`."""
+    """An embedding (V, d), a GRU of width d, and the head of `spec.method`.
+
+    A head has `loss(hidden, target, generator)`, a mean in nats, and `scores(hidden)`, (N, V).
+    """
 
     def __init__(self, spec: Spec):
         super().__init__()
         self.vocab = spec.vocab
         self.embed = TABLES[spec.optimizer](spec.vocab, spec.hidden)
         self.backbone = nn.GRU(spec.hidden, spec.hidden, batch_first=True)
-        self.head = CEHead(spec) if spec.method == "ce" else SemanticHead(spec)
+        self.head = HEADS[spec.method](spec)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Hidden states (B, T, d) of ids (B, T)."""
@@ -65,9 +68,12 @@ class SemanticHead(nn.Module):
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:
         """Mean over N, in nats; hidden: (N, d), target: (N,)."""
         shape = (len(target), self.spec.negatives)
-        negatives = uniform(shape, self.spec.vocab, generator=generator)  # (N, K)
+        negatives = uniform(
+            shape, self.spec.vocab, generator=generator
+        )  # (N, K); may hit the target
         candidates = torch.cat([target.unsqueeze(1), negatives], dim=1)  # (N, 1 + K)
         vectors = self.table(candidates)  # (N, 1 + K, D), by one look-up
+        # `losses.semantic_loss`, with the target and its negatives in one product
         s = cosines(self.project(hidden), vectors) / self.spec.temperature  # (N, 1 + K)
         return contrastive_loss(s[:, 0], s[:, 1:])
 
@@ -76,3 +82,6 @@ class SemanticHead(nn.Module):
         z = F.normalize(self.project(hidden), dim=-1)  # (N, D)
         e = F.normalize(self.table.weight, dim=-1)  # (V, D)
         return z @ e.T / self.spec.temperature
+
+
+HEADS = {"ce": CEHead, "semantic": SemanticHead}

@@ -1,8 +1,8 @@
 """How a method looks in every figure, and which runs are one point of it.
 
-The runs are those of `published_runs()` or `load_runs(folder)`, or both. Where several differ in
-their seed alone, a point is their median and its bar their quartiles; of a single run the bar is
-that of its steps.
+The runs are those of `published_runs()` or `load_runs(folder)`, or both. Those of one
+machine, method, optimizer and V are one point, whatever else differs: choose them first. Their
+median is the point and their quartiles its bar; of a single run the bar is that of its steps.
 """
 
 import pandas as pd

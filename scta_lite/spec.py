@@ -15,7 +15,7 @@ from scta_lite.paper import PAPER
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One training. On one processor equal Specs train equal models. Hashable.
+    """One training. On a CPU equal Specs train equal models, on a GPU up to last digits. Hashable.
 
     ValueError names a bad argument.
 
@@ -33,7 +33,7 @@ class Spec:
 
     method: str  # "ce", the full softmax, or "semantic", the paper's loss
     vocab: int  # V, the number of tokens
-    optimizer: str = "dense"  # torch's AdamW; "rows": RowAdamW, over the rows that a step reads
+    optimizer: str = "dense"  # torch's AdamW for all; "rows": RowAdamW for the embedding tables
     steps: int | None = None  # to run; None: all of a training
     device: str = "auto"  # a GPU if there is one; or "cpu", "cuda", "cuda:1"
     seed: int = 0  # of the initialisation, of the order of the examples, and of the negatives
@@ -61,20 +61,20 @@ class Spec:
 
     def check_paper(self) -> None:
         """Checks the settings above; an integral float, such as papermill's 1e6, becomes an int."""
-        self.one_of("method", self.METHODS)
-        self.one_of("optimizer", self.OPTIMIZERS)
-        self.one_of("precision", self.PRECISIONS)
-        self.name("device")
-        self.integer("vocab", 2)
-        self.integer("steps", 2, or_none=True)
-        self.integer("seed", 0)
-        self.integer("seq_len", 2)
+        self.check_one_of("method", self.METHODS)
+        self.check_one_of("optimizer", self.OPTIMIZERS)
+        self.check_one_of("precision", self.PRECISIONS)
+        self.check_name("device")
+        self.check_integer("vocab", 2)
+        self.check_integer("steps", 2, or_none=True)  # the first one only warms up
+        self.check_integer("seed", 0)
+        self.check_integer("seq_len", 2)
         for name in ("examples", "batch", "epochs", "hidden", "semantic_dim", "negatives"):
-            self.integer(name, 1)
+            self.check_integer(name, 1)
         for name in ("lr", "temperature", "eps", "init_std"):
-            self.positive(name)
-        self.from_0("weight_decay")
-        self.two_betas()
+            self.check_positive(name)
+        self.check_from_0("weight_decay")
+        self.check_betas()
         self.require("batch", self.batch <= self.examples, f"at most examples={self.examples}")
         steps = f"at most {self.steps_total}, a whole training; raise epochs"
         self.require("steps", (self.steps or 0) <= self.steps_total, steps)
@@ -135,7 +135,7 @@ class Spec:
         if not is_right:
             raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
-    def integer(
+    def check_integer(
         self, name: str, least: int, most: int = 2**63 - 1, *, or_none: bool = False
     ) -> None:
         value = getattr(self, name)
@@ -146,19 +146,19 @@ class Spec:
         self.require(name, whole and least <= value <= most, f"an integer from {least} {bound}")
         self._set(name, int(value))
 
-    def positive(self, name: str, *, or_none: bool = False) -> None:
+    def check_positive(self, name: str, *, or_none: bool = False) -> None:
         value = getattr(self, name)
         if value is None and or_none:
             return
         self.require(name, checks.is_number(value) and value > 0, "a finite number above 0")
         self._set(name, float(value))
 
-    def from_0(self, name: str) -> None:
+    def check_from_0(self, name: str) -> None:
         value = getattr(self, name)
         self.require(name, checks.is_number(value) and value >= 0, "a finite number from 0 up")
         self._set(name, float(value))
 
-    def one_of(self, name: str, choices: tuple, *, or_none: bool = False) -> None:
+    def check_one_of(self, name: str, choices: tuple, *, or_none: bool = False) -> None:
         value = getattr(self, name)
         if value is None and or_none:
             return
@@ -167,13 +167,13 @@ class Spec:
         )  # 1 is not True
         self.require(name, same, f"one of {', '.join(map(str, choices))}")
 
-    def two_betas(self) -> None:
+    def check_betas(self) -> None:
         betas = self.betas if isinstance(self.betas, list | tuple) else ()
         right = len(betas) == 2 and all(checks.is_number(b) and 0 <= b < 1 for b in betas)
         self.require("betas", right, "two numbers from 0 up and below 1")
         self._set("betas", tuple(float(b) for b in betas))
 
-    def name(self, name: str, *, or_none: bool = False) -> None:
+    def check_name(self, name: str, *, or_none: bool = False) -> None:
         value = getattr(self, name)
         if value is None and or_none:
             return

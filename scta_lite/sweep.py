@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from scta_lite import checks
@@ -27,10 +26,11 @@ SAME_WORK += ["input_dim", "backbone", "layers", "heads", "mlp_ratio", "precisio
 def sweep(
     specs: Iterable[Spec], folder: str | Path, *, data_of: Callable[[Spec], Data] = DrawnIds
 ) -> pd.DataFrame:
-    """Trains each Spec whose file is not in the folder yet; gives their runs as `load_runs` does.
+    """Trains each Spec whose file is not in the folder yet, and gives all runs of the folder.
 
     `data_of(spec)` is what a Spec is trained on. A run that has too little memory is recorded as
-    `out_of_memory`, and takes no other with it.
+    `out_of_memory`, and takes no other with it; to try it again, delete its file. One folder for
+    each machine: a file's name does not say where it was run.
     """
     specs, folder = list(specs), Path(folder)
     for i, spec in enumerate(specs):
@@ -50,7 +50,9 @@ def _attempt(spec: Spec, data: Data) -> dict:
     run = {"run_id": spec.run_id(data.fingerprint), **asdict(spec), "fingerprint": data.fingerprint}
     try:
         measured = vars(train(spec, data)).copy()
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not checks.is_out_of_memory(error):
+            raise
         machine = device_name(checks.device(spec.device))
         return run | {"status": "out_of_memory", "reason": str(error), "machine": machine}
     del measured["spec"], measured["model"]
@@ -74,7 +76,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
         raise FileNotFoundError(
             f"folder={str(folder)!r}: no runs (*.json) are here; a sweep writes them"
         )
-    runs = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    runs = pd.DataFrame([{"seconds": None} | json.loads(path.read_text()) for path in paths])
     order = ["vocab", "method", "optimizer", "seed"]
     return add_speedup(runs.sort_values(order, ignore_index=True))
 

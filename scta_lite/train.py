@@ -97,8 +97,8 @@ class Run:
 
     def make_model(self) -> nn.Module:
         """The model as the seed draws it; the caller's random numbers go on as they would have."""
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.spec.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.spec.seed)
             return LanguageModel(self.spec).to(self.device)
 
     def make_optimizers(self) -> list[Optimizer]:
@@ -115,7 +115,8 @@ class Run:
         spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
         for epoch in range(spec.epochs):
             order = torch.randperm(spec.examples, generator=generator)
-            used = order[: spec.epoch_steps * spec.batch] % len(self.data)  # too few are used again
+            order = order[: spec.epoch_steps * spec.batch]  # whole batches alone
+            used = order % len(self.data)  # where there are fewer than `examples`, they come again
             done = max(0, self.done - epoch * spec.epoch_steps)
             for numbers in used.view(-1, spec.batch)[done:]:
                 yield self.data.rows(numbers, self.device)
@@ -155,6 +156,7 @@ def train(spec: Spec, data: Data | None = None) -> Trained:
     """Trains a model as the Spec says; without `data` on ids drawn by Zipf's law, to time it.
 
     A text is `scta_lab.text.load("installed").examples(spec.vocab, spec.seq_len, spec.examples)`.
+    With hooks, or from a subclass of `Run`: `Run`, `fit` and `measured` are the parts of this.
 
     >>> spec = Spec(method="semantic", vocab=500, examples=64, steps=4, hidden=8)
     >>> train(spec).steps_run
@@ -162,7 +164,7 @@ def train(spec: Spec, data: Data | None = None) -> Trained:
     """
     if not isinstance(spec, Spec):
         raise ValueError(f"spec={spec!r}: expected a Spec")
-    run = Run(spec, data or DrawnIds(spec))
+    run = Run(spec, DrawnIds(spec) if data is None else data)
     began = perf_counter()
     fit(run)
     finish(run.device)
@@ -170,11 +172,15 @@ def train(spec: Spec, data: Data | None = None) -> Trained:
 
 
 def fit(run: Run, hooks: Iterable[Hook] = ()) -> None:
-    """The steps that are left. Every hook is called after each; one that returns True ends it."""
+    """Runs the steps that are left. Each hook is called after each step, whatever another says.
+
+    The training ends when one returns True. Gradients are gone by then: what needs them overrides
+    `Run.gradients`.
+    """
     batches = run.batches()
     while run.done < len(run.losses):
         run.step(batches)
-        ends = [hook(run) for hook in hooks]  # each is called, whatever another says
+        ends = [hook(run) for hook in hooks]
         if any(ends):
             break
 

@@ -306,6 +306,7 @@ def test_the_table_of_quality_is_that_of_the_stored_runs():
     assert view.name == "2,500 steps"
     names = {row: row for row in ("CE", "adaptive softmax")}
     names["SEMANTIC with prior (repaired)"] = "SEMANTIC with prior"
+    names["SEMANTIC tuned: the published loss after a search"] = "SEMANTIC tuned"
     assert f"| V = {view.vocab:,}, after {view.name} |" in README
     for name, row in names.items():
         found = view.table.loc[row]
@@ -423,6 +424,29 @@ def test_what_the_published_losses_say_of_the_start():
     finals = published_runs().query("vocab == 50_000 and method == 'semantic'").final_loss
     assert all(min(curve["loss"]) > finals.max() for curve in (*long, gpu["semantic"]))
     assert all(curve["loss"][-1] < finals.min() for curve in short)
+
+
+def test_the_second_stage_of_the_published_method_is_that_of_the_stored_runs():
+    assert "4.19 after its best alignment" in claims().set_index("id").loc["C11"].value
+    (ce,) = quality.runs_of(STUDY.parent / "stages" / "8192" / "first", steps=1_250, method="ce", seed=0).full_vocab
+    assert f"it comes to 4.19 nats, where CE for that stage's steps alone has {ce['nll']:.2f}" in " ".join(
+        README.split()
+    )
+
+
+def test_the_papers_losses_lie_between_those_of_two_starts():
+    """By steps, at the end of each epoch at V = 50,000; the nearest start is the one that 04 names."""
+    starts = {}
+    for folder in ("initial/50000", "quality/50000/equal"):
+        runs = load_runs(STUDY.parent / folder).query("method == 'semantic' and lr == 3e-4 and steps == 2_500")
+        for run in runs.itertuples():
+            starts.setdefault(run.init_std, []).append([epoch["last"] for epoch in run.epoch_losses])
+    means = {std: np.mean(lasts, axis=0) for std, lasts in starts.items()}
+    paper = published_epoch_losses().query("vocab == 50_000 and method == 'semantic'")["last"].to_numpy()
+    assert (means[0.02] < paper).all()
+    assert (paper < means[1.0]).all()
+    nearest = min(means, key=lambda std: np.abs(np.log(means[std] / paper)).mean())
+    assert f"nearest is a standard deviation of {nearest:g}" in outputs("04_figures")
 
 
 def crossing(curve, level):

@@ -16,6 +16,7 @@ from scta_lab.run.result import Result
 from scta_lab.study import labels
 
 sys.path.insert(0, str(ROOT / "studies"))
+import initial
 import plan
 import search
 import second_stages
@@ -252,3 +253,11 @@ def test_a_second_stage_has_its_own_rates_and_schedule(tmp_path, monkeypatch):
     goes_on = second_stages.second(first, Kind(), tmp_path, 200)
     assert goes_on.changes().keys() - first.changes().keys() == {"seed", "stage1"}
     assert whole.stage1.startswith(str(tmp_path))
+
+
+def test_the_starts_that_are_stored_are_those_of_the_plan():
+    fingerprint = "1b777163afff"
+    planned = {spec.run_id(fingerprint) for specs in initial.plan().values() for spec in specs}
+    stored = {path.stem for path in (RUNS / "initial").rglob("*.json")}
+    assert len(stored) >= 14
+    assert stored <= planned

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from scta_lite.checks import device as device
+from scta_lite.checks import is_out_of_memory as is_out_of_memory
 
 from scta_lab.base.files import in_clone
 
@@ -130,12 +131,6 @@ def ceilings(on: torch.device, repeats: int = 9) -> dict[str, float]:
     read = size / seconds(large.sum)
     products = 2 * len(square) ** 3 / seconds(lambda: square @ square)
     return {"bytes_per_s": max(in_place, read), "flops_per_s": products}
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """True too for the plain RuntimeError of torch on a CPU, and for cuBLAS's and cuDNN's."""
-    words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _ask_driver(on: torch.device, question: str) -> Any:

@@ -35,8 +35,8 @@ class Text:
     max_characters: int = MAX_CHARACTERS  # after which no further document is read
 
     def check_text(self) -> None:
-        self.name("corpus")
-        self.integer("max_characters", 1)
+        self.check_name("corpus")
+        self.check_integer("max_characters", 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class Looks:
     eval_examples: int = 256  # held-out examples that are read, at most
 
     def check_looks(self) -> None:
-        self.one_of("evaluate", (True, False))
-        self.integer("eval_every", 1, or_none=True)
-        self.integer("eval_examples", 1)
+        self.check_one_of("evaluate", (True, False))
+        self.check_integer("eval_every", 1, or_none=True)
+        self.check_integer("eval_examples", 1)
         evaluates = self.eval_every is None or self.evaluate
         self.require("eval_every", evaluates, "None without evaluate=True")
 
@@ -66,11 +66,11 @@ class Schedule:
     budget_s: float | None = None  # seconds after which a run stops, once four steps are done
 
     def check_schedule(self) -> None:
-        self.positive("table_lr", or_none=True)
-        self.one_of("schedule", SCHEDULES)
-        self.integer("warmup", 0)
-        self.positive("clip", or_none=True)
-        self.positive("budget_s", or_none=True)
+        self.check_positive("table_lr", or_none=True)
+        self.check_one_of("schedule", SCHEDULES)
+        self.check_integer("warmup", 0)
+        self.check_positive("clip", or_none=True)
+        self.check_positive("budget_s", or_none=True)
         steps = self.steps or self.steps_total
         self.require("warmup", self.warmup < steps, "fewer than the steps of the run")
         if self.optimizer == "sparse":
@@ -110,9 +110,9 @@ class Backbone:
     mlp_ratio: int | None = None  # width of a block's MLP over d
 
     def check_backbone(self) -> None:
-        self.one_of("backbone", BACKBONES)
+        self.check_one_of("backbone", BACKBONES)
         for name in ("input_dim", *BLOCKS):
-            self.integer(name, 1, or_none=True)
+            self.check_integer(name, 1, or_none=True)
         if self.backbone == "gru":
             for name in BLOCKS:
                 self.require(name, getattr(self, name) is None, "None with backbone='gru'")
@@ -135,11 +135,11 @@ class Head:
     log_unigram: bool = False  # add the training text's log unigram to the scores
 
     def check_head(self) -> None:
-        self.one_of("sampler", SAMPLERS)
-        self.integer("shared", 0)
-        self.one_of("mask_hits", (True, False))
-        self.one_of("scores", ("cosine", "dot"))
-        self.one_of("log_unigram", (True, False))
+        self.check_one_of("sampler", SAMPLERS)
+        self.check_integer("shared", 0)
+        self.check_one_of("mask_hits", (True, False))
+        self.check_one_of("scores", ("cosine", "dot"))
+        self.check_one_of("log_unigram", (True, False))
         is_first_stage = not self.token_head
         head = f"method={self.method!r}, token_head={self.token_head!r}"
         if self.log_unigram:
@@ -176,10 +176,10 @@ class SecondStage:
     freeze: bool = False  # train that head alone (option A), not all (option B)
 
     def check_second_stage(self) -> None:
-        self.name("stage1", or_none=True)
-        self.one_of("token_head", ("random", "normalised", "plain"), or_none=True)
-        self.one_of("sampled_head", (True, False))
-        self.one_of("freeze", (True, False))
+        self.check_name("stage1", or_none=True)
+        self.check_one_of("token_head", ("random", "normalised", "plain"), or_none=True)
+        self.check_one_of("sampled_head", (True, False))
+        self.check_one_of("freeze", (True, False))
         if self.token_head:
             self.require("token_head", self.stage1 is not None, "None without stage1")
             sampled = f"the first stage's, one of {', '.join(SAMPLED)}"
@@ -199,8 +199,8 @@ class Machine:
     threads: int | None = None  # of the CPU; by default torch's choice
 
     def check_machine(self) -> None:
-        self.one_of("capture", (True, False))
-        self.integer("threads", 1, MOST_THREADS, or_none=True)
+        self.check_one_of("capture", (True, False))
+        self.check_integer("threads", 1, MOST_THREADS, or_none=True)
         if self.capture:
             is_fixed = self.method != "adaptive" and self.optimizer != "sparse"
             given = f"method={self.method!r}, optimizer={self.optimizer!r}"

@@ -108,8 +108,8 @@ def initial_model(spec: Spec, counts: Tensor | None, device: torch.device) -> La
 
     The caller's own random numbers go on as they would have.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(spec.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(spec.seed)
         return LanguageModel(spec, counts).to(device)
 
 

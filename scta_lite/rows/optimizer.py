@@ -27,6 +27,8 @@ _CLOSEST = 0.9997  # β1 to β2 (1 - λ): up to this a sum is final after 140,00
 class RowAdamW(torch.optim.Optimizer):
     """AdamW over `VocabTable`s at the cost of the rows used; a `torch.optim.Optimizer`.
 
+    It gives what AdamW gives, but for ε over the steps that a row has missed: see `ledger`.
+
     `tables`: VocabTables, or groups `{"params": tables, "lr": …}`. The look-ups of a table between
     two steps are merged, each with the gradient that its backward passes gave it. `step` moves
     their rows and uses their gradients up: without a `zero_grad` they do not add up over steps, as

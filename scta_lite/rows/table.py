@@ -36,9 +36,10 @@ class VocabTable(nn.Module):
 
     `table(ids)` gives (…, dim) for integer ids of any shape. While gradients are recorded it needs
     its optimizer, and raises RuntimeError without one. `weight` is the whole table, (rows, dim), up
-    to date and outside autograd. A change in place sets the rows, but not those that were read
-    since the last step: the next step writes these. A copy of the table alone is up to date and has
-    no optimizer.
+    to date and outside autograd. It may be changed in place between a step and the next look-up;
+    rows that were already read are overwritten by the next step. A copy of the table alone is up to
+    date and has no optimizer. The first look-up under `torch.no_grad()` after a step brings all
+    rows up to date. Move or cast the table before it is first read: the moments do not follow.
 
     A table has no parameters: `model.zero_grad()` and `model.requires_grad_(False)` do not see it.
     `optimizer.zero_grad()` forgets gradients. A table that is not to be trained is read under
