@@ -25,7 +25,7 @@ help:  ## what there is to make
 	$(PYTHON) -m venv .venv || (rm -rf .venv; exit 1)
 
 .venv/with-%: pyproject.toml $(CONSTRAINTS) | .venv
-	@echo "Installing what '$*' needs into .venv: some minutes. With torch that is 1.3 GB, or 6 GB for its build with CUDA."
+	@echo "Installing what '$*' needs into .venv: some minutes. With torch that is 1.2 GB, or 5 GB for its build with CUDA."
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(addprefix --constraint ,$(CONSTRAINTS)) \
 		$(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable '.[$*]'
 	@touch $@
