@@ -7,9 +7,10 @@ import pytest
 from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
-import build
 from controls import control
 from pages import linked, notebook, terms
+
+import build
 
 WORDS = terms((ROOT / "docs" / "glossary.md").read_text())
 
