@@ -6,6 +6,10 @@ CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 MINUTES ?= 25
 
+EXTRAS_lab := notebooks,lab
+EXTRAS_test := notebooks,dask,parquet,serve,test
+EXTRAS_browser := $(EXTRAS_test),lab,book,browser
+
 BIN := .venv/bin
 DEMO := runs/demo
 TWO := -n 2 --dist loadfile  # two processes, each with one thread of torch: with two each they would slow one another down
@@ -27,7 +31,7 @@ help:  ## what there is to make
 .venv/with-%: pyproject.toml $(CONSTRAINTS) | .venv
 	@echo "Installing what '$*' needs into .venv: some minutes. With torch that is 1.2 GB, or 5 GB for its build with CUDA."
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile $(addprefix --constraint ,$(CONSTRAINTS)) \
-		$(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable '.[$*]'
+		$(addprefix --extra-index-url ,$(TORCH_INDEX)) --editable '.[$(or $(EXTRAS_$*),$*)]'
 	@touch $@
 
 install: .venv/with-test  ## install what the tests and all targets below need into .venv
