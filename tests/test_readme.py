@@ -114,7 +114,7 @@ def requirements(*extras):
 
 
 def test_no_extra_names_another_of_ours():
-    """pip 23.0, Debian 12's, then looks at every version of everything, for many minutes."""
+    """The Makefile joins them, by names that there are."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert "scta_lite" not in requirements(*project["optional-dependencies"])
     joined = re.findall(r"^EXTRAS_\w+ := (.*)$", (ROOT / "Makefile").read_text(), re.M)
