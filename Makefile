@@ -27,7 +27,6 @@ help:  ## what there is to make
 .venv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13 ...")'
 	$(PYTHON) -m venv .venv || (rm -rf .venv; exit 1)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=24' || (rm -rf .venv; exit 1)  # Debian 12's, 23.0, loses itself
 
 .venv/with-%: pyproject.toml $(CONSTRAINTS) | .venv
 	@echo "Installing what '$*' needs into .venv: some minutes. With torch that is 1.2 GB, or 5 GB for its build with CUDA."
