@@ -61,7 +61,7 @@ figures: .venv/with-test  ## draw every figure of figures/ again, from stored nu
 	$(BIN)/python docs/notebooks.py 04_figures
 
 book: .venv/with-book  ## the notebooks, the claims and every table as a web site, in build/book/html
-	$(BIN)/python docs/build.py
+	$(BIN)/python docs/book.py
 
 browser: .venv/with-browser book  ## the book and two notebooks in a real browser, with the keys; needs Chromium
 	$(BIN)/python -m pytest -q tests/test_browser.py

@@ -7,19 +7,18 @@ import pytest
 from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
+import book
 from controls import control
 from pages import linked, notebook, terms
-
-import build
 
 WORDS = terms((ROOT / "docs" / "glossary.md").read_text())
 
 
 def test_every_notebook_has_its_page():
-    assert sorted(build.NOTEBOOKS) == sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert sorted(book.NOTEBOOKS) == sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-@pytest.mark.parametrize("path", build.NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", book.NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_picture_has_its_finding_as_alternative_text(path):
     cells = [c for c in notebook(path, WORDS).cells if c.cell_type == "code"]
     pictures = [c for c in cells if any("image/png" in o.get("data", {}) for o in c.outputs)]
