@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-HTML, SHOTS = build.BUILT / "html", ROOT / "build" / "screenshots"
-PAGES = ["index", *(page for pages in build.GROUPS.values() for page in pages)]
+HTML, SHOTS = book.BUILT / "html", ROOT / "build" / "screenshots"
+PAGES = ["index", *(page for pages in book.GROUPS.values() for page in pages)]
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed"),
