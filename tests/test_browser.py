@@ -21,6 +21,7 @@ import pytest
 from scta_lab.base.files import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
+import book
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make browser")
