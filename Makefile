@@ -58,7 +58,7 @@ notebooks: .venv/with-test  ## execute the notebooks at their full default size 
 	$(BIN)/python docs/notebooks.py $(ONLY)
 
 figures: .venv/with-test  ## draw every figure of figures/ again, from stored numbers
-	$(BIN)/python docs/notebooks.py 04_figures
+	$(BIN)/python docs/notebooks.py lab/07_audit
 
 book: .venv/with-book  ## the notebooks, the claims and every table as a web site, in build/book/html
 	$(BIN)/python docs/book.py
@@ -72,7 +72,7 @@ bench: .venv/with-test  ## step times of every method, in rounds of fresh proces
 gpu: .venv/with-test .venv/with-gpu  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=25
 	$(BIN)/python studies/gpu.py --minutes $(MINUTES)
 
-study: .venv/with-test  ## the trainings that notebook 06 shows: every method tuned, then measured (about 20 hours)
+study: .venv/with-test  ## the trainings that notebook 05 shows: every method tuned, then measured (about 20 hours)
 	$(BIN)/python studies/study.py
 
 drill: .venv/with-test  ## kills, full disks, crowds and arbitrary input, many times; ends with a table (40 minutes)
@@ -81,7 +81,7 @@ drill: .venv/with-test  ## kills, full disks, crowds and arbitrary input, many t
 reproduce: .venv/with-notebooks  ## run a stored run again, both results side by side: make reproduce RUN=semantic-50000-3f91f0bc
 	$(BIN)/python studies/reproduce.py $(RUN)
 
-stages: .venv/with-test  ## the second stages, texts and searches that notebook 07 shows, after make study (5 hours)
+stages: .venv/with-test  ## the second stages, texts and searches that notebook 06 shows, after make study (5 hours)
 	$(BIN)/python studies/stages.py
 
 clean:  ## remove what was installed and run here; the text's cache in ~/.cache/scta_lite stays

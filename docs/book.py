@@ -22,15 +22,16 @@ from pages import notebook, terms
 from scta_lab.base.files import ROOT
 
 README = (ROOT / "README.md").read_text()
-LISTED = re.findall(r"^\| \[\w+\]\((notebooks/\w+\.ipynb)\)", README, re.M)
-NOTEBOOKS = [ROOT / name for name in LISTED]  # in README's order
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LAB = sorted((ROOT / "notebooks" / "lab").glob("*.ipynb"))
 DOCS = ROOT / "docs"
 BUILT = ROOT / "build" / "book"
 COPIED = ("data/README.md", "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md")
 GROUPS = {  # the order of the pages
-    "The companion": [f"notebooks/{path.stem}" for path in NOTEBOOKS],
+    "The lessons": [f"notebooks/{path.stem}" for path in LESSONS],
     "Look for yourself": ["docs/explore"],
     "What was found": ["docs/claims", "docs/results"],
+    "The laboratory": [f"notebooks/lab/{path.stem}" for path in LAB],
     "To use": ["docs/use", "docs/api", "docs/glossary"],
     "To check": ["data/README", "docs/reproduce", "docs/faults", "CONTRIBUTING", "CHANGELOG"],
 }
@@ -87,9 +88,9 @@ def assemble(source: Path) -> None:
         page.write_text(text)
     (source / "index.md").write_text(f"{README}\n\n{contents()}\n")
     words = terms((source / "docs" / "glossary.md").read_text())
-    (source / "notebooks").mkdir()
-    for path in NOTEBOOKS:
-        nbformat.write(notebook(path, words), source / "notebooks" / path.name)
+    (source / "notebooks" / "lab").mkdir(parents=True)
+    for path in [*LESSONS, *LAB]:
+        nbformat.write(notebook(path, words), source / path.relative_to(ROOT))
 
 
 def main() -> None:

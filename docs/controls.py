@@ -110,7 +110,7 @@ def points(runs: pd.DataFrame, column: str, form: Callable[[float], str]) -> str
 
 
 def figure_chooser(folder: Path) -> str:
-    """The figures of notebook 04, of each machine."""
+    """The figures of notebook 07, of each machine."""
     published = published_runs()
     bench = load_runs(BENCH)
     shown = bench.method.isin(["ce", "semantic"]) & (bench.optimizer != "sparse")
@@ -152,7 +152,7 @@ def cost_chooser(folder: Path) -> str:
 
 
 def quality_chooser(folder: Path) -> str:
-    """Quality during training, as notebook 06 has it."""
+    """Quality during training, as notebook 05 has it."""
     frames = Frames("quality", folder)
     lengths = {}
     for view in views():
@@ -177,7 +177,7 @@ def quality_chooser(folder: Path) -> str:
 
 
 def words_chooser() -> str:
-    """The nearest tokens of each of the most frequent ones, as notebook 06 has them."""
+    """The nearest tokens of each of the most frequent ones, as notebook 05 has them."""
     space = np.load(STUDY / "space.npz")
     rows = [name for name in space.files if name not in ("words", "counts")]
     by_count = np.argsort(-space["counts"], kind="stable")
@@ -196,7 +196,7 @@ def words_chooser() -> str:
 
 
 def samples_chooser() -> str:
-    """The samples of notebook 07."""
+    """The samples of notebook 06."""
     samples = json.loads(SAMPLES.read_text())
     frames = {
         f"{sample['model']}|{sample['prompt']}": {"says": sample["text"]} for sample in samples

@@ -1,9 +1,9 @@
 """Executes the notebooks and keeps them clean: `make notebooks`.
 
-Each is run as a reader runs it, from notebooks/, but with `save` True and `resume` False. What only
-this execution knows (times of cells, papermill's cell, widget state, the steps of progress bars) is
-removed; outputs stay, pictures with 64 colours, a third of the bytes. `--clean FILE…` does that
-alone, to notebooks that were run elsewhere.
+Each is run as a reader runs it, from its own folder, but with `save` True and `resume` False. What
+only this execution knows (times of cells, papermill's cell, widget state, the steps of progress
+bars) is removed; outputs stay, pictures with 64 colours, a third of the bytes. `--clean FILE…` does
+that alone, to notebooks that were run elsewhere.
 """
 
 import io
@@ -97,11 +97,14 @@ def main(words: list[str]) -> None:
         for path in words[1:]:
             clean_file(Path(path))
         return
-    names = [Path(word).stem for word in words]
-    names = names or sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
-    names.sort(key=lambda name: name == "04_figures")  # last: its claims are what the others found
-    for name in names:
+    for name in [word.removesuffix(".ipynb") for word in words] or names():
         build(NOTEBOOKS / f"{name}.ipynb")
+
+
+def names() -> list[str]:
+    """The lessons in order, then the laboratory's notebooks as lab/<name>."""
+    lessons, lab = sorted(NOTEBOOKS.glob("*.ipynb")), sorted(NOTEBOOKS.glob("lab/*.ipynb"))
+    return [path.relative_to(NOTEBOOKS).with_suffix("").as_posix() for path in [*lessons, *lab]]
 
 
 if __name__ == "__main__":

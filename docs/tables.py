@@ -60,9 +60,9 @@ def known_claims() -> pd.DataFrame:
 
 
 def notebook_link(name: str) -> str:
-    if not (ROOT / "notebooks" / f"{name}.ipynb").is_file():
+    if not (ROOT / "notebooks" / "lab" / f"{name}.ipynb").is_file():
         return name or "–"
-    return f"[{name[:2]}](../notebooks/{name}.ipynb)"
+    return f"[lab/{name[:2]}](../notebooks/lab/{name}.ipynb)"
 
 
 def claims_counted() -> str:
@@ -118,7 +118,7 @@ def step_times() -> str:
 
 
 def on_gpu() -> pd.DataFrame:
-    """The last training of each kind on an H200, as in notebook 05; captured steps are a kind."""
+    """The last training of each kind on an H200, as in notebook 04; captured steps are a kind."""
     runs = pd.concat([load_runs(RUNS / "h200" / part) for part in ("paper", "rows")])
     runs = add_speedup(figures.by_kind(runs)).sort_values("date")
     return runs.drop_duplicates(["vocab", "method", "optimizer"], keep="last")

@@ -63,7 +63,7 @@ ROUNDS = 3
 STEPS = 60
 LARGE = (2_000_000, 5_000_000, 10_000_000)
 CAPPED = (("ce", "dense"), ("ce_chunked", "rows"), ("semantic", "dense"))
-# The best of those that the search on two CPU cores chose at V = 50,000 (notebook 06):
+# The best of those that the search on two CPU cores chose at V = 50,000 (notebook 05):
 CE_TUNED = {"lr": 3e-3, "table_lr": 3e-2, "weight_decay": 0.1}
 PRIOR_TUNED = CE_TUNED | {"temperature": 0.1, "optimizer": "rows"}
 

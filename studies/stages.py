@@ -1,4 +1,4 @@
-"""The second and third stages that notebook 07 shows: `make stages`.
+"""The second and third stages that notebook 06 shows: `make stages`.
 
 It made data/runs/two-cores/stages. About 5 hours on two cores, after `make study`; resumable, a run
 is one file. For V = 8,192, 50,000 and 200,000, each in a folder of its own:

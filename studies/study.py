@@ -1,4 +1,4 @@
-"""The study of quality that notebook 06 shows: `make study`. It made data/runs/two-cores/quality.
+"""The study of quality that notebook 05 shows: `make study`. It made data/runs/two-cores/quality.
 
 About 20 hours on two cores; resumable, a run is one file. For V = 8,192, 50,000 and 200,000, each
 in a folder of its own:
@@ -19,7 +19,7 @@ seconds  the same as `equal` after equal seconds: as many steps as its measured 
 data     at 8,192 CE and the method with a prior in the same seconds on fewer examples, again and
          again
 controls a bigram and a trigram of the same text, with the seconds to count it
-backbone CE and the method with a prior over Transformers in the GRU's place, for notebook 08: tuned
+backbone CE and the method with a prior over Transformers in the GRU's place, for notebook lab/08: tuned
          in the same way, then after equal steps and equal seconds (at 8,192 and 50,000)
 chunked  at 50,000 step times of CE and of the same loss in chunks, in turn, alone on the machine
 
@@ -79,7 +79,7 @@ def backbone(vocab: int, run: Run, two: Executor) -> None:
 
 
 def models(out: Path, run: Run, two: Executor) -> None:
-    """The models whose spaces notebook 06 looks into, and their tokens' unit vectors in 8 bits."""
+    """The models whose spaces notebook 05 looks into, and their tokens' unit vectors in 8 bits."""
     specs = [row(LOW, label, run, EQUAL[LOW][0], 0) for label in SPACES]
     keep = partial(saved, models=out / "models", also=out / f"{LOW}/equal")
     vectors = {}

@@ -15,10 +15,12 @@ WORDS = terms((ROOT / "docs" / "glossary.md").read_text())
 
 
 def test_every_notebook_has_its_page():
-    assert sorted(book.NOTEBOOKS) == sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert [*book.LESSONS, *book.LAB] == sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted(
+        (ROOT / "notebooks").glob("lab/*.ipynb")
+    )
 
 
-@pytest.mark.parametrize("path", book.NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*book.LESSONS, *book.LAB], ids=lambda path: path.stem)
 def test_every_picture_has_its_finding_as_alternative_text(path):
     cells = [c for c in notebook(path, WORDS).cells if c.cell_type == "code"]
     pictures = [c for c in cells if any("image/png" in o.get("data", {}) for o in c.outputs)]

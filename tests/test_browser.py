@@ -162,7 +162,7 @@ def test_a_control_works_with_the_keys_and_says_what_it_shows(page, name):
 def lab(tmp_path_factory):
     """The address of a JupyterLab on copies of 04 and 05, at the size of the tests."""
     folder = tmp_path_factory.mktemp("lab")
-    for path in (ROOT / "notebooks").glob("0[45]*.ipynb"):
+    for path in (ROOT / "notebooks" / "lab").glob("0[47]*.ipynb"):
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
             small = cell.metadata.get("nbmake", {}).get("mock", {})
@@ -213,7 +213,7 @@ def move(page, box):
     return len(controls)
 
 
-@pytest.mark.parametrize("name", ["04_figures", "05_where_the_time_goes"])
+@pytest.mark.parametrize("name", ["07_audit", "04_benchmarks"])
 def test_in_jupyterlab_a_notebook_runs_to_its_end_and_its_controls_work_with_the_keys(browser, lab, name):
     with browser.new_context(viewport={"width": 1280, "height": 1600}) as context:
         page = context.new_page()

@@ -231,7 +231,7 @@ def test_every_stored_run_is_one_and_names_no_folder():
 
 def outputs(name):
     """All that the notebook's outputs say, as one line."""
-    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    notebook = json.loads((ROOT / "notebooks" / "lab" / f"{name}.ipynb").read_text())
     said = [o.get("data", {}).get("text/markdown", []) for cell in notebook["cells"] for o in cell.get("outputs", ())]
     return " ".join("".join(map("".join, said)).split())
 
@@ -252,12 +252,12 @@ def test_how_much_faster_a_step_is_is_one_number_everywhere():
     ]
     assert "| two CPU cores, both on rows, CE in chunks | {} | {} | {} |".format(*chunked) in README
     known = claims().set_index("id").value
-    for text in (known["C1"], outputs("04_figures")):
+    for text in (known["C1"], outputs("07_audit")):
         assert all(", ".join(map(str, of)) in text for of in (dense, rows))
     own = step.xs(("semantic", "rows"), level=("method", "optimizer"))
     growth = f"{(own[1_000_000] / own[50_000]).median():.2f}"
-    assert f"{growth} times" in outputs("04_figures")
-    assert f"factor of **{growth}**" in outputs("05_where_the_time_goes")
+    assert f"{growth} times" in outputs("07_audit")
+    assert f"factor of **{growth}**" in outputs("04_benchmarks")
     assert f"{growth} on rows" in known["C2"]
     captured = re.search(r"H200, both captured: [\d.]+ and ([\d.]+)", known["C2"])[1]
     assert f"a step at 1M takes {growth} (Xeon) or {captured} times (H200) that at 50,000" in README
@@ -282,12 +282,12 @@ def test_how_much_faster_it_is_on_a_gpu_is_one_number_everywhere():
         f"{x:.1f}" if x < 10 else f"{x:.0f}" for x in seconds["ce", "dense"] / seconds["semantic", "rows, captured"]
     ]
     assert "Over whole trainings that line is {}, {}, {} (".format(*whole) in " ".join(README.split())
-    assert f"{best[2]} times as fast as CE" in outputs("05_where_the_time_goes")
+    assert f"{best[2]} times as fast as CE" in outputs("04_benchmarks")
     assert "the 30 of the last line is about 11 (" in " ".join(README.split())
-    assert ", 11 times that of SEMANTIC" in outputs("05_where_the_time_goes")
+    assert ", 11 times that of SEMANTIC" in outputs("04_benchmarks")
     mixed = ", ".join(f"{x:.2g}" for x in ce / ours)
     assert f"there mixed, and captured: {mixed}" in claims().set_index("id").value["C1"]
-    assert f"by the median step at 1M {best[2]} times" in outputs("04_figures")
+    assert f"by the median step at 1M {best[2]} times" in outputs("07_audit")
 
 
 def test_what_the_demo_said_is_what_notebook_03_stored():
@@ -412,12 +412,12 @@ def longer_tokens_are_no_better(after):
 
 def test_the_temperature_of_which_notebook_01_speaks_is_the_one_that_was_found():
     (run,) = quality.views(STUDY, 200_000)[-1].rows["SEMANTIC tuned"]
-    assert f"τ = {run['temperature']:g} for the paper's loss tuned" in outputs("01_loss_math")
+    assert f"τ = {run['temperature']:g} for the paper's loss tuned" in outputs("01_estimates")
 
 
 def test_the_audit_of_the_paper_counts_every_statement():
     found = published_statements()
-    told = outputs("04_figures")
+    told = outputs("07_audit")
     assert f"**{found.agrees.sum()} of {len(found)} agree.**" in told
     assert f"{found.agrees.sum()} of {len(found)} statements of the two documents" in told
     settled = claims().set_index("id").loc["C8"]
@@ -432,7 +432,7 @@ def test_what_the_published_losses_say_of_the_start():
     paper = published_epoch_losses().query("vocab == 50_000").set_index("method")
     levels, theirs = (paper.loc[method, ["first", "last"]].to_numpy().ravel() for method in ("ce", "semantic"))
     steps = [crossing(gpu["ce"], level) for level in levels]
-    told = outputs("04_figures")
+    told = outputs("07_audit")
     for curves in ([gpu["semantic"]], short):
         ours = [sum(np.interp(step, c["step"], c["loss"]) for c in curves) / len(curves) for step in steps]
         assert ", ".join(f"{loss:.2f}" for loss in ours) in told
@@ -462,7 +462,7 @@ def test_the_papers_losses_lie_between_those_of_two_starts():
     assert (means[0.02] < paper).all()
     assert (paper < means[1.0]).all()
     nearest = min(means, key=lambda std: np.abs(np.log(means[std] / paper)).mean())
-    assert f"nearest is a standard deviation of {nearest:g}" in outputs("04_figures")
+    assert f"nearest is a standard deviation of {nearest:g}" in outputs("07_audit")
 
 
 def crossing(curve, level):

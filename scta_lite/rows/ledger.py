@@ -4,7 +4,7 @@ A dense AdamW moves all V rows at every step, those without a gradient too: thei
 and so does their decay (`naive` shows it). RowAdamW makes those moves up at once, when a row is
 next read. Let lr_j and λ_j = lr_j · weight_decay be what step j used, and a row, with moments m and
 v, be last current after step s. AdamW's steps s+1 … t without a gradient sum up to (derived in
-notebook 05)
+notebook 04)
 
     w ← P(s,t) [w - A · m / (√v + B/A)],    m ← β1^(t-s) m,    v ← β2^(t-s) v,
 

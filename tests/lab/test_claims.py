@@ -29,4 +29,4 @@ def test_unknown_verdicts_and_claims(finding):
 
 def test_committed_results_are_of_known_notebooks():
     for path in (ROOT / "data" / "results").glob("*.json"):
-        assert (ROOT / "notebooks" / f"{path.stem}.ipynb").is_file()
+        assert (ROOT / "notebooks" / "lab" / f"{path.stem}.ipynb").is_file()

@@ -1,0 +1,166 @@
+"""What a lesson is: short, with a picture at its beginning, and every number in its prose shown by a cell.
+
+The laboratory's notebooks, in notebooks/lab/, are held to the last of these alone.
+"""
+
+import json
+import re
+
+import pytest
+
+from scta_lab.base.files import ROOT
+
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+LAB = sorted((ROOT / "notebooks" / "lab").glob("[0-9]*.ipynb"))
+# Still to be rewritten, and to be taken off this list:
+NOT_YET = {
+    "03_sweep",
+    "lab/01_estimates",
+    "lab/02_samplers",
+    "lab/04_benchmarks",
+    "lab/05_study",
+    "lab/06_stages",
+    "lab/07_audit",
+    "lab/08_beyond",
+}
+CELLS, WORDS, CELL_WORDS, SENTENCE, LINE = 40, 1_200, 120, 25, 100  # at most
+# Numbers that are settings of the paper or of ours, or name a size: they are given, not found.
+GIVEN = {8_192, 50_000, 200_000, 1_000_000, 32, 33, 64, 256, 0.07, 16, 63, 1_008, 20_000, 2_500, 1_250, 600, 200}
+
+
+def load(path):
+    if name_of(path) in NOT_YET:
+        pytest.skip("is still to be rewritten")
+    return json.loads(path.read_text())["cells"]
+
+
+def name_of(path):
+    return path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def prose(markdown):
+    """What is read as words: without formulas, code, the addresses of links, and tables' rules."""
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|<[^>]+>", " ", markdown, flags=re.S)
+    text = re.sub(r"\$[^$]*\$|`[^`]*`", " x ", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"^\|[-:| ]+\|$", "", text, flags=re.M)
+
+
+def words(markdown):
+    return re.findall(r"[^\W\d_][\w’'-]*|\d[\d.,]*", prose(markdown))
+
+
+def printed(cell):
+    """What a code cell says in words: not its tables."""
+    texts = ["".join(o.get("text", "")) for o in cell.get("outputs", ())]
+    texts += ["".join(o.get("data", {}).get("text/markdown", "")) for o in cell.get("outputs", ())]
+    return "\n".join(texts)
+
+
+def sentences(markdown):
+    """Without headings and tables; a point of a list is a sentence or more."""
+    lines = [line for line in prose(markdown).splitlines() if not line.startswith(("#", "|"))]
+    text = re.sub(r"\n\s*(?:[-*]|\d+\.)\s|\n\s*\n", ". ", "\n".join(lines))
+    return re.split(r"(?<=[.!?:;])\s", text)
+
+
+@pytest.fixture(params=LESSONS, ids=name_of)
+def cells(request):
+    return load(request.param)
+
+
+def test_it_is_short(cells):
+    assert len(cells) <= CELLS
+    told = [words(source(c)) if c["cell_type"] == "markdown" else words(printed(c)) for c in cells]
+    assert sum(map(len, told)) <= WORDS
+    longest = max(told, key=len)
+    assert len(longest) <= CELL_WORDS, " ".join(longest)
+
+
+def test_a_picture_stands_at_its_beginning(cells):
+    first = cells[:3]
+    assert any("![" in source(c) or "image/png" in json.dumps(c.get("outputs", "")) for c in first)
+
+
+def test_no_line_of_code_is_wide(cells):
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert max(map(len, source(cell).splitlines()), default=0) <= LINE, source(cell)
+
+
+def test_sentences_are_short(cells):
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            for sentence in sentences(source(cell)):
+                assert len(words(sentence)) <= SENTENCE, sentence
+
+
+def test_it_ends_with_the_way_to_the_laboratory(cells):
+    assert "lab/" in source(cells[-1])
+
+
+# --- the lessons and the laboratory
+
+
+@pytest.fixture(params=[*LESSONS, *LAB], ids=name_of)
+def any_cells(request):
+    return load(request.param)
+
+
+def test_prose_is_written_and_not_printed(any_cells):
+    """A finding is a sentence in a Markdown cell; a cell of code may make a table."""
+    for cell in any_cells:
+        if cell["cell_type"] == "code":
+            for output in cell["outputs"]:
+                made = "".join(output.get("data", {}).get("text/markdown", ""))
+                assert not made or made.startswith("|"), made
+
+
+def shown(cells):
+    """Every number that the cells of code hold or show, as floats."""
+    numbers = set()
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            numbers |= values(source(cell))
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            text = "".join(output.get("text", "")) + "".join(data.get("text/plain", ""))
+            text += re.sub(r"<[^>]*>", " ", "".join(data.get("text/html", ""))) + "".join(data.get("text/markdown", ""))
+            numbers |= values(text)
+    return numbers
+
+
+def values(text):
+    numbers = re.findall(r"\d(?:[\d_]|,(?=\d\d\d))*(?:\.\d+)?(?:e[-+]?\d+)?", text)
+    return {float(number.replace(",", "").replace("_", "")) for number in numbers}
+
+
+def told(markdown):
+    """The numbers in the prose: (as written, value, unit of the last place).
+
+    Small whole numbers count things; answers of exercises are checked by the cells after them.
+    """
+    markdown = re.sub(r"<details>.*?</details>", "", markdown, flags=re.S)
+    text = re.sub(r"^#.*$", "", prose(markdown), flags=re.M)
+    for number, suffix in re.findall(r"(?<![\w.,/])(\d[\d,]*(?:\.\d+)?)(?![\d/])\s?(K\b|M\b|%)?", text):
+        number = number.rstrip(",")
+        scale = {"K": 1e3, "M": 1e6, "%": 1e-2}.get(suffix, 1)
+        value = float(number.replace(",", ""))
+        if "." not in number and value <= 20 and suffix != "%":
+            continue
+        digits = len(number.partition(".")[2])
+        yield number + suffix, value * scale, 10.0**-digits * scale
+
+
+def test_each_number_in_the_prose_rounds_from_one_that_is_shown(any_cells):
+    numbers = shown(any_cells) | GIVEN
+    numbers |= {n / 100 for n in numbers}  # a percentage may stand in a table without its sign
+    numbers |= {n * scale for n in numbers for scale in (1e3, 1e6)}  # "50K" on an axis, 50,000 in the text
+    for cell in any_cells:
+        if cell["cell_type"] == "markdown":
+            for written, value, unit in told(source(cell)):
+                assert any(abs(n - value) <= 0.5001 * unit for n in numbers), f"{written} in: {source(cell)}"
