@@ -1,4 +1,4 @@
-"""What does a larger table cost, if the text does not change? The ids of V = 50,000 in three tables.
+"""What does a larger table cost, if the text stays? The ids of V = 50,000 in three tables.
 
 In a table of 200,000 or a million rows most tokens then never occur, as in a padded vocabulary.
 The models predict the same targets, so that their NLLs compare across V. Writes
