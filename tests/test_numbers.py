@@ -94,6 +94,19 @@ def test_how_good_the_model_is():
     assert view.difference(REPAIRED, "CE").low > 0, "nearly"
 
 
+def test_in_a_larger_table_the_loss_falls_and_the_error_grows():
+    """The ids of V = 50,000, SEMANTIC at the paper's settings, from the start that fits its losses best."""
+    runs = load_runs(RUNS / "two-cores" / "padded").query("method == 'semantic' and steps == 2_500")
+    runs = runs[runs.vocab <= HIGH].sort_values("vocab")
+    assert runs.vocab.tolist() == [MID, HIGH]
+    losses = [epochs[-1]["last"] for epochs in runs.epoch_losses]
+    errors = [metrics["nll"] for metrics in runs.full_vocab]
+    assert losses[0] > 1.2 * losses[1]
+    assert errors[0] < errors[1] - 0.2
+    told = "loss {:.2f}, {:.2f}; error {:.2f}, {:.2f} |"
+    assert told.format(*losses, *errors) in answer("Is a lower loss")
+
+
 def test_what_to_use():
     """The best that was trained at each V in the same seconds, in bits per byte."""
     best = {LOW: "adaptive softmax", MID: "adaptive softmax", HIGH: "sampled softmax, dot"}
