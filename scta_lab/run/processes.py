@@ -97,19 +97,11 @@ def _read_texts(specs: list[Spec], progress: bool) -> tuple[dict[Spec, str], lis
         key = (spec.corpus, spec.max_characters)
         if key not in corpora:
             corpora[key] = corpus_of(spec, progress)
-            remarks += _left_out(corpora[key])
+            remarks += corpora[key].remarks
         fingerprints[spec] = corpora[key].fingerprint
         examples = corpora[key].examples(spec.vocab, spec.seq_len, spec.examples)
         remarks += examples.caveats(spec.examples, spec.evaluate)
     return fingerprints, list(dict.fromkeys(remarks))
-
-
-def _left_out(corpus: text.Corpus) -> list[str]:
-    counts = corpus.about.get("left_out")
-    if not counts:
-        return []
-    reasons = ", ".join(f"{count:,} × {reason}" for reason, count in counts.items())
-    return [f"{corpus.name}: {corpus.about['documents']:,} documents; left out: {reasons}"]
 
 
 def _run_all(todo: dict[Path, Spec], executor: Executor | None, progress: bool, **settings) -> None:

@@ -46,8 +46,8 @@ def train(
         checkpoint = writable(checkpoint)  # before anything takes long
     corpus = corpus_of(spec)
     examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
-    for caveat in examples.caveats(spec.examples, spec.evaluate):
-        warnings.warn(caveat, stacklevel=2)
+    for remark in corpus.remarks + examples.caveats(spec.examples, spec.evaluate):
+        warnings.warn(remark, stacklevel=2)
     held = HeldOut.split(examples, spec.eval_examples)
     if held and (spec.evaluate or spec.stage1):
         held = held.to(device)

@@ -1,8 +1,8 @@
 """Text in, token ids out.
 
-Files (`reading`) hold records (`records`), which are documents. Their words are numbered and make
-a `vocabulary`; what stands in a text twice is taken out (`repeats`). `building` joins these steps
-and keeps the result, which is a `corpus`; `examples` are cut from it.
+Files (`reading`, `formats`) hold records (`records`, `turns`), which are documents. Their words are
+numbered and make a `vocabulary`; what stands in a text twice is taken out (`repeats`). `building`
+joins these steps and keeps the result, which is a `corpus`; `examples` are cut from it.
 """
 
 from scta_lab.text.corpus import Corpus, load

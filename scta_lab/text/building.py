@@ -28,7 +28,8 @@ PACKAGES = ("torch", "numpy", "pandas", "matplotlib")
 HELD_OUT = 0.03  # of the documents
 TEMPLATES = 0.1  # of the held-out words that have to be left when repeated paragraphs are taken out
 FORMAT = "3"  # of fingerprints: with another number every corpus is another, and no runs compare
-CACHE = "5"  # of what lies in the cache: with another number every corpus is built anew
+SHOWN, SHARE = 5, 0.01  # keys that are not read: so many, each with so much of the text, are said
+CACHE = "6"  # of what lies in the cache: with another number every corpus is built anew
 _ARRAYS = ("phrases.npy", "heldout_bytes.npy", "train_words.npy", "heldout_words.npy")
 KEPT = ("about.json", "words.json", "rare.json", *_ARRAYS)
 # Folders of the standard library and of packages that are not read.
@@ -68,18 +69,27 @@ def origin(path: Path | None) -> object:
     if path is None:
         return sys.version_info[:3], *(version(name) for name in PACKAGES)
     stats = [(str(file.resolve()), file.stat()) for file in files_of(path)]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return [
+        (name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        for name, stat in stats
+    ]
 
 
 def build(
-    folder: Path, documents: Iterable[str], left_out: Counter, corpus: str, limit: int, clean: bool
+    folder: Path,
+    documents: Iterable[str],
+    left_out: Counter,
+    unread: Counter,
+    corpus: str,
+    limit: int,
 ) -> None:
     """Orders, splits and numbers the documents, up to `limit` characters; saves all in `folder`."""
     texts, whole = _distinct(documents, left_out, limit)
     if len(texts) < 2:
+        there = f"{len(texts)} document(s){'' if whole else f' in the first {limit:,} characters'}"
+        advice = "(in a .txt or .md file blank lines part them)"
         raise ValueError(
-            f"corpus={corpus!r}: {len(texts)} document(s); expected at least 2, to hold one out "
-            "(in a .txt or .md file blank lines part them)"
+            f"corpus={corpus!r}: {there}; expected at least 2, to hold one out {advice}"
         )
     characters = sum(map(len, texts.values()))
     keys = sorted(texts)
@@ -87,7 +97,7 @@ def build(
     cut = len(keys) - n_heldout  # the number of the first document that is held out
     spelled, words, document = number(texts.pop(key) + "\n\n" for key in keys)
     ends = np.array([word.count("\n") > 1 for word in spelled])  # with which a paragraph ends
-    kept = _kept(words, document, ends, cut, clean)
+    kept = _kept(words, document, ends, cut, clean=corpus == "installed")
     hashed = [FORMAT.encode(), *keys, np.packbits(kept).tobytes()]
     heldout = document >= cut
     taken_out = {"training": 1 - kept[~heldout].mean(), "held out": 1 - kept[heldout].mean()}
@@ -105,8 +115,26 @@ def build(
         "taken_out": taken_out,
         "repeated": {"before": before, "after": after},
         "left_out": left_out,
+        "unread": _shares(unread, characters),
     }
+    about["not_read"] = _not_read(about)
     _save_json(folder / "about.json", about)
+
+
+def _shares(unread: Counter, characters: int) -> dict[str, float]:
+    """The share of all characters under each key that is not read, of the largest of these."""
+    total = characters + unread.total()
+    shares = {key: count / total for key, count in unread.most_common(SHOWN)}
+    return {key: share for key, share in shares.items() if share >= SHARE}
+
+
+def _not_read(about: dict) -> str:
+    """What was not read of the text, in one line; empty if all was."""
+    left_out = [f"{count:,} × {reason}" for reason, count in about["left_out"].items()]
+    unread = [f"{key} ({share:.0%} of the characters)" for key, share in about["unread"].items()]
+    parts = {"left out": left_out, "not read": unread}
+    said = [f"{name}: {', '.join(part)}" for name, part in parts.items() if part]
+    return "; ".join([f"{about['documents']:,} documents", *said]) if said else ""
 
 
 def _save_words(

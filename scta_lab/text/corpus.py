@@ -35,10 +35,10 @@ class Corpus:
     """Text ready to be cut into examples. `fingerprint` is a hash of what it holds.
 
     `about` is what a reader should know. It counts the documents, their characters, the words that
-    were kept, the vocabulary's largest size, and what was left out in reading, and why. `whole`
-    says whether all documents were read. `taken_out` is the share of words in paragraphs that were
-    taken out as repeated, `repeated` that of held-out words in runs of 13 and of 8 which training
-    has too, before that and after.
+    were kept, the vocabulary's largest size, what was left out in reading, and why, and what no
+    rule reads; `not_read` says these two in a line. `whole` says whether all documents were read.
+    `taken_out` is the share of words in paragraphs that were taken out as repeated, `repeated` that
+    of held-out words in runs of 13 and of 8 which training has too, before that and after.
     """
 
     name: str
@@ -46,6 +46,12 @@ class Corpus:
     about: dict
     folder: Path  # of the cache
     ids_made_elsewhere: Path | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """A line on what was not read, if anything was not."""
+        not_read = self.about.get("not_read")
+        return [f"{self.name}: {not_read}"] if not_read else []
 
     @property
     def has_text(self) -> bool:
@@ -167,6 +173,8 @@ def load(
     if not isinstance(corpus, str | Path) or not str(corpus):
         expected = "expected 'installed', 'zipf', or the path of a file or folder"
         raise ValueError(f"corpus={corpus!r}: {expected}")
+    if any("\ud800" <= letter <= "\udfff" for letter in str(corpus)):  # as a run's file cannot
+        raise ValueError(f"corpus={str(corpus)!r}: its name is not UTF-8; expected one that is")
     if corpus == "zipf":
         about = {"documents": None, "note": "log-uniform ids, no text"}
         return Corpus("zipf", "zipf-2", about, cache() / "zipf-2")
@@ -188,11 +196,13 @@ def _load_text(corpus: str, path: Path | None, max_characters: int, progress: bo
     with alone(folder):
         are_sound = [sealed(folder / name) for name in KEPT]  # all, so that each damaged is named
         if not all(are_sound):
-            left_out: Counter = Counter()
-            texts = documents(path, left_out) if path else installed(left_out)
+            left_out, unread = Counter(), Counter()
+            texts = installed(left_out)
+            if path:
+                texts = documents(path, left_out, unread, max_characters)
             title = f"reading {path.name if path else 'the installed text'}"
             texts = tqdm(texts, title, unit=" documents", disable=not progress)
-            build(folder, texts, left_out, corpus, max_characters, clean=path is None)
+            build(folder, texts, left_out, unread, corpus, max_characters)
     about = json.loads((folder / "about.json").read_text())
     return Corpus(path.name if path else corpus, about["fingerprint"], about, folder)
 

@@ -14,8 +14,10 @@ from scta_lite import checks
 from torch import Tensor
 
 from scta_lab.base.files import becoming, seal
+from scta_lab.text.vocabulary import BYTES
 
 BLOCK = 1 << 20  # ids that are read or made at a time
+SPELLED = 0.2  # of tokens that may be single bytes, before a caveat says so
 SEEN = 0.02  # of held-out words that training may have in runs, before a caveat says so
 
 
@@ -107,6 +109,10 @@ class Examples:
     def caveats(self, wanted: int, evaluate: bool) -> list[str]:
         """What to know of a training with epochs of `wanted` examples, and of its judging."""
         caveats = []
+        spelled = self.counts[:BYTES].sum() / self.counts.sum().clamp(min=1)
+        if self.lengths is not None and spelled >= SPELLED:
+            share = f"{spelled:.0%} of its tokens at V = {len(self.counts):,} are single bytes"
+            caveats.append(f"{share}, of words that are no entries: it is cut finely")
         if wanted > len(self):
             there = f"{len(self):,} examples of {self.seq_len} tokens at V = {len(self.counts):,}"
             passes = f"goes through them {wanted / len(self):.1f} times"

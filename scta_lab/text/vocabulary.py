@@ -13,6 +13,7 @@ there is none. Nothing of a text is lost.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +34,12 @@ _LAST = (1 << 32) - 1  # the bits of a pair in which its last word is
 # that phrases are theirs. Punctuation and white space are words too: the pieces join to the text
 # again. None is longer than 64.
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
-_LETTERS = rf" ?[^\W\d_{_ALONE}]{{1,63}}|[{_ALONE}]"
+_LETTER = rf"[^\W\d_{_ALONE}]"
+# Accents and vowel signs that stand after their letter, and what joins two; \w has none of them.
+_MARKS = "".join(chr(i) for i in range(0x300, 0x1F000) if unicodedata.category(chr(i))[0] == "M")
+_MARK = f"[{_MARKS}\u200c\u200d]"
+_PLAIN = rf" ?{_LETTER}{{1,63}}+(?![^\x00-\u02ff])"  # the same where no mark follows, and faster
+_LETTERS = rf"{_PLAIN}| ?{_LETTER}(?:{_LETTER}|{_MARK}){{0,62}}|[{_ALONE}]{_MARK}{{0,63}}"
 _PIECES = re.compile(_LETTERS + r"| ?\d{1,3}|_{1,64}| ?[^\w\s]{1,63}|\s{1,64}")
 
 

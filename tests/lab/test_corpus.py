@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -440,3 +441,44 @@ def test_ids_without_text_are_drawn_up_to_a_bound(tmp_path, monkeypatch):
     assert examples.caveats(20_000, False) == [
         "corpus='zipf': it has 5 examples of 1000 tokens at V = 300; an epoch of 20,000 goes through them 4000.0 times"
     ]
+
+
+def test_what_was_not_read_is_said_in_a_line(tmp_path, tiny, here):
+    """By `about`, by the corpus, in a training and in a sweep alike."""
+    asked = [{"role": "user", "content": paragraph(0)}]
+    records = [{"messages": [*asked, {"role": "assistant", "content": paragraph(i)}]} for i in range(1, 80)]
+    records = [{**record, "tools": "[find, look up]", "id": "x-1"} for record in records] + [{"messages": asked}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    corpus = text.load(str(tmp_path / "a.jsonl"), progress=False)
+    share = 15 * 79 / (corpus.about["characters"] + 15 * 79)
+    line = (
+        "80 documents; left out: 1 × conversation without an answer; "
+        f"not read: tools ({share:.0%} of the characters)"
+    )
+    assert corpus.about["not_read"] == line
+    assert corpus.remarks == [f"a.jsonl: {line}"]
+    with pytest.warns(UserWarning, match=r"a\.jsonl: 80 documents; left out: .* not read: tools"):
+        train(tiny(corpus=str(tmp_path / "a.jsonl"), vocab=400, steps=2))
+
+
+def test_a_text_cut_into_bytes_is_said(load):
+    corpus = load([paragraph(k) for k in range(50)])
+    said = corpus.examples(257, 8, 100).caveats(100, evaluate=False)
+    assert "% of its tokens at V = 257 are single bytes" in said[0]
+    assert corpus.examples(corpus.about["largest_vocab"], 8, 10).caveats(10, evaluate=False) == []
+
+
+def test_a_text_replaced_by_one_of_its_size_and_time_is_read_anew(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n".join(paragraph(i) for i in range(9)))
+    stat, before = path.stat(), text.load(str(path), progress=False)
+    path.write_text("\n\n".join(paragraph(i)[::-1] for i in range(9)))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert text.load(str(path), progress=False).fingerprint != before.fingerprint
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_a_training(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.json")
+    with pytest.raises(ValueError, match=r"corpus='.*caf.udce9\.json': its name is not UTF-8"):
+        text.load(path)

@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import json
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from conftest import CHAT
 
 from scta_lab import text
-from scta_lab.text import reading
+from scta_lab.text import formats
+from scta_lab.text.records import documents_of
 
 DIALECTS = Path(__file__).parent / "dialects"
 BOILED = "user: How do I boil an egg?\n\nassistant: Put it into boiling water for eight minutes."
@@ -41,6 +43,7 @@ def test_dialects(name, documents):
     assert left_out == ({"part of a message that is no text": 1} if name == "parts_value.jsonl" else {})
 
 
+REMARKS = {"conversation without an answer", "message without a speaker"}  # on what is read
 ASKED, ANSWERED = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
 BECAUSE = "user: Why?\n\nassistant: So."
 
@@ -104,7 +107,107 @@ def test_records(tmp_path, record, documents):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     left_out = Counter()
     assert list(text.documents(tmp_path / "a.jsonl", left_out)) == [*documents, "The last one."]
-    assert bool(left_out) is not bool(documents)
+    assert bool(set(left_out) - REMARKS) is not bool(documents)
+
+
+CALL = {"function": {"name": "find", "arguments": '{"a": 1}'}}
+TURN = [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "7"}, ANSWERED]
+CALLED = 'user: Why?\n\nassistant: find {"a": 1}\n\ntool: 7\n\nassistant: So.'
+USED = [{"type": "text", "text": "Look."}, {"type": "tool_use", "id": "t", "name": "find", "input": {"a": 1}}]
+TOLD = [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "7"}]}]
+REPLIES = [{"text": "No.", "role": "assistant", "rank": 1}, {"text": "So.", "role": "assistant", "rank": 0}]
+
+
+@pytest.mark.parametrize(("record", "document"), [
+    # the preferred answer wins over every other
+    ({"instruction": "Why?", "output": "No.", "rejected": "No.", "chosen": "So."}, BECAUSE),
+    ({"prompt": "Why?", "completion": "No.", "chosen": "So.", "rejected": "No."}, BECAUSE),
+    ({"messages": [ASKED, {"role": "assistant", "content": "No."}], "chosen": ANSWERED, "rejected": "No."}, BECAUSE),
+    ({"question": "Why?", "output": "No.", "rejected_answer": "No.", "chosen_answer": "So."}, BECAUSE),
+    ({"question": "Why?", "output": "No.", "rejected": "No.", "answer": "So."}, BECAUSE),
+    ({"text": "Rejected.", "chosen": "Human: Why?", "rejected": "Rejected."}, "Human: Why?"),
+    ({"messages": [ASKED, ANSWERED], "chosen": "model_a"}, BECAUSE),
+    # what the system is told, as blocks or as a block
+    ({"system": [{"text": "Be brief."}], "messages": [ASKED, ANSWERED]}, f"system: Be brief.\n\n{BECAUSE}"),
+    ({"system": {"content": "Be brief."}, "messages": [ASKED, ANSWERED]}, f"system: Be brief.\n\n{BECAUSE}"),
+    ({"systemInstruction": {"parts": [{"text": "Be brief."}]}, "messages": [ASKED, ANSWERED]},
+     f"system: Be brief.\n\n{BECAUSE}"),
+    # of replies the best
+    ({"text": "Why?", "role": "prompter", "replies": REPLIES}, BECAUSE),
+    ({"prompt": {"text": "Why?", "role": "prompter", "replies": REPLIES}}, BECAUSE),
+    ({"text": "Why?", "replies": 3}, "Why?"),
+    # pairs as objects
+    ({"system": "Be brief.", "conversation": [{"human": "Why?", "assistant": "So."}]},
+     f"system: Be brief.\n\n{BECAUSE}"),
+    ({"conversation": [{"system": "Be brief.", "input": "Why?", "output": "So."}]},
+     f"system: Be brief.\n\n{BECAUSE}"),
+    ({"conversations": [["Why?", "So."], ["Why?", "So."]]}, f"{BECAUSE}\n\n{BECAUSE}"),
+    # an agent named SYSTEM
+    ({"turns": [{"speaker": "USER", "utterance": "Why?"}, {"speaker": "SYSTEM", "utterance": "So."}]}, BECAUSE),
+    ({"messages": [{"role": "system", "content": "Be brief."}, ASKED, {"role": "system", "content": "So."}]},
+     f"system: Be brief.\n\n{BECAUSE}"),
+    # what was said before
+    ({"instruction": "Why?", "output": "So.", "history": [ASKED, ANSWERED]}, f"{BECAUSE}\n\n{BECAUSE}"),
+    ({"instruction": "Why?", "output": "So.", "history": ["Why?", "So."]}, f"{BECAUSE}\n\n{BECAUSE}"),
+    # tools
+    ({"messages": TURN}, CALLED),
+    ({"messages": [ASKED, {"role": "assistant", "function_call": CALL["function"]}]},
+     'user: Why?\n\nassistant: find {"a": 1}'),
+    ({"messages": [ASKED, {"role": "assistant", "content": USED}, {"role": "user", "content": TOLD}]},
+     'user: Why?\n\nassistant: Look.\nfind {"a": 1}\n\nuser: 7'),
+    # the answer of a reference
+    ({"messages": [ASKED], "reference_answer": "So.", "ground_truth": "7"}, BECAUSE),
+    # speakers
+    ({"messages": [{"sender_name": "Ann", "content": "Hi", "timestamp_ms": 2},
+                   {"sender_name": "Bob", "content": "Hey", "timestamp_ms": 1}]}, "Bob: Hey\n\nAnn: Hi"),
+    ({"dialog": [{"speaker_id": 0, "text": "Hi"}, {"author": {"role": "assistant"}, "text": "Hey"}]},
+     "speaker 0: Hi\n\nassistant: Hey"),
+    ({"contents": [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "model", "parts": [{"text": "So."}]}]},
+     BECAUSE),
+    # pieces of a line
+    ({"messages": [{"from": "Ann", "text": ["Look at ", {"type": "link", "text": "it.org"}, " now"]}]},
+     "Ann: Look at it.org now"),
+    # labels of a class
+    ({"text": "T", "label": False}, "T"),
+    ({"question": "Why?", "answer": "So.", "label": "FALSE"}, BECAUSE),
+    # HTML's buttons
+    ({"messages": [{"from": "gpt", "value": "<div><span>c</span><button>Copy code</button>int i;</div>"}]},
+     "assistant: int i;"),
+])  # fmt: skip
+def test_nothing_is_lost_or_taken_for_another(record, document):
+    left_out = Counter()
+    assert list(documents_of(record, left_out)) == [document]
+    assert not left_out
+
+
+@pytest.mark.parametrize(("record", "document", "reason"), [
+    ({"messages": [ASKED]}, "user: Why?", "conversation without an answer"),
+    ({"messages": [{"content": "Hi"}]}, "Hi", "message without a speaker"),
+    ({"role": "prompter", "text": "Why?"}, "Why?", "message that is a record, without its conversation"),
+    ({"messages": [{"role": "system", "content": "Be brief."}]}, None, "record without a message"),
+    ({"prompt": "Why?", "completion": float("nan")}, None, "record without a conversation, an answer or a text"),
+    ({"prompt": "Why?", "chosen": 0, "rejected": 1}, None, "record without a conversation, an answer or a text"),
+    ({"completion": "So.", "prompt": "Why?", "label": "False"}, None, "record whose answer is labelled a bad one"),
+])  # fmt: skip
+def test_what_a_record_lacks_is_counted(record, document, reason):
+    left_out = Counter()
+    assert list(documents_of(record, left_out)) == ([document] if document else [])
+    assert left_out == {reason: 1}
+
+
+@pytest.mark.parametrize(("record", "unread"), [
+    ({"messages": [ASKED, ANSWERED], "tools": "[find, look up]"}, {"tools": 15}),
+    ({"messages": [ASKED, ANSWERED | {"reasoning_content": "Hmm, well."}]}, {"messages.reasoning_content": 10}),
+    ({"question": "Why?", "choices": ["As it is", "So."], "answer": 1}, {"choices": 11}),
+    ({"prompt": [ASKED], "extra_info": {"answer": "Twenty."}}, {"extra_info.answer": 7}),
+    ({"messages": [ASKED, ANSWERED], "id": "x-7", "rejected": "No."}, {}),
+    ({"text": "Why?", "replies": [{"text": "So."}, {"text": "No, no."}]}, {"replies.text": 7}),
+    ({"Title": "Of it all", "lines": 3}, {"title": 9, "lines": 0}),
+])  # fmt: skip
+def test_what_no_rule_reads_is_counted_by_its_key(record, unread):
+    found = Counter()
+    list(documents_of(record, Counter(), found))
+    assert found == unread
 
 
 def test_sharegpt_reads_what_real_files_hold():
@@ -160,7 +263,7 @@ PACKED = gzip.compress(CHAT.read_bytes(), mtime=0)  # a time would be in names o
     (b"[]", "no usable record .no records"),
     (b'[{"conversations": [{"from": "human", "value": ""}]}]', "no usable record .1 × empty message"),
     (b'{"a": 1}', "no usable record"),
-    (b"3", "neither JSON nor JSON lines, or cut off; expected .*begins '3'"),
+    (b"3", "neither JSON nor JSON lines of records, or cut off; expected .*begins '3'"),
     (b'[{"text": "one"}, {"text": ' + b"[" * 100_000, "no JSON after 1 records"),
     (b'{"text": ' + b"[" * 100_000, "neither JSON nor JSON lines"),
     (b'{"n": ' + b"9" * 5000 + b"}", "neither JSON nor JSON lines"),
@@ -169,7 +272,7 @@ PACKED = gzip.compress(CHAT.read_bytes(), mtime=0)  # a time would be in names o
     (PACKED[:-50], "a broken gzip file"),
     (PACKED[:200] + bytes(100), "a broken gzip file"),
     ('{"text": "é"}'.encode("latin-1"), "not UTF-8, for it holds the byte 0xe9"),
-    ('{"text": "é"}'.encode("utf-32"), "neither JSON nor JSON lines"),
+    ('{"text": "é"}'.encode("utf-32")[:-1], "not UTF-32"),
     ('{"text": "é"}'.encode("utf-16")[:-1], "not UTF-16"),
     (bz2.compress(b"{}"), "not UTF-8|neither JSON"),
     (b'[{"conversations": [{"from": "human", "value": "only one"}]}]', "1 document"),
@@ -183,8 +286,8 @@ def test_corpus_files_that_cannot_serve(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
-RECORDS = [{"messages": [{"role": "user", "content": f"Number {i}, “ü”"}]} for i in range(40)]
-NUMBERS = [f"user: Number {i}, “ü”" for i in range(40)]
+RECORDS = [{"messages": [{"role": "assistant", "content": f"Number {i}, “ü”"}]} for i in range(40)]
+NUMBERS = [f"assistant: Number {i}, “ü”" for i in range(40)]
 LINES = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
 
 
@@ -196,7 +299,7 @@ LINES = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
     "\n".join(json.dumps(r["messages"]) for r in RECORDS), f"[{json.dumps(RECORDS[0])}]\n" + LINES.partition("\n")[2],
 ])  # fmt: skip
 def test_lists_and_lines_however_they_are_written(tmp_path, monkeypatch, written, chunk):
-    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    monkeypatch.setattr(formats, "_CHUNK", chunk)
     (tmp_path / "a.json").write_text(written, encoding="utf-8")
     left_out = Counter()
     assert list(text.documents(tmp_path / "a.json", left_out)) == NUMBERS
@@ -278,7 +381,11 @@ def test_tables(tmp_path, suffix, sep):
     expected = [BECAUSE, 'user: When,\n\nif ever?\n\nNA\n\nassistant: He said "now".']
     assert list(text.documents(tmp_path / f"a.{suffix}")) == expected
     (tmp_path / f"b.{suffix}").write_text(f"text{sep}n\na{sep}1{sep}2{sep}3\nb{sep}{sep}{sep}{sep}{sep}{sep}")
-    with pytest.raises(ValueError, match=r"corpus='.*b\..sv': no table"):
+    left_out = Counter()
+    assert list(text.documents(tmp_path / f"b.{suffix}", left_out)) == ["b"]
+    assert left_out == {"row that is wider than its table's header": 1}
+    (tmp_path / f"b.{suffix}").write_text(f"text{sep}n\na{sep}1{sep}2{sep}3\n")
+    with pytest.raises(ValueError, match=r"no usable record .1 × row that is wider"):
         list(text.documents(tmp_path / f"b.{suffix}"))
 
 
@@ -322,10 +429,17 @@ def test_the_old_name_still_reads():
     ({"batch": [{"messages": [ASKED, ANSWERED]}, {"text": "And this."}]}, [BECAUSE, "And this."]),
     ({"train": [{"text": "a"}], "test": [{"text": "b"}]}, ["a", "b"]),
     ({"version": 1, "data": [[ASKED, ANSWERED], [ASKED, ANSWERED]]}, [BECAUSE, BECAUSE]),
+    ({"log": [{"speaker_id": 0, "text": "Hi"}]}, ["speaker 0: Hi"]),
 ])  # fmt: skip
 def test_lists_of_records_in_an_object_that_is_alone(tmp_path, whole, documents, indent):
     (tmp_path / "a.json").write_text(json.dumps(whole, indent=indent))
     assert list(text.documents(tmp_path / "a.json")) == documents
+
+
+def test_of_two_conversations_alone_in_a_file_none_is_read(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"conversation_a": [ASKED, ANSWERED], "conversation_b": [ASKED]}))
+    with pytest.raises(ValueError, match=r"its keys: conversation_a\.content, "):
+        list(text.documents(tmp_path / "a.json"))
 
 
 def test_rows_that_end_in_a_comma(tmp_path):
@@ -362,3 +476,92 @@ def test_half_a_character_is_mended(tmp_path):
     left_out = Counter()
     assert list(text.documents(tmp_path / "a.jsonl", left_out)) == ["a? b"]
     assert left_out == {"document with half a character, now ?": 1}
+
+
+SHUT = "shut " * 49 + "shut"
+QUOTED = ['"Good film, bad sound', "I liked it", 'So he said: "no"', '"Fine" is the word', "A 5\" pipe", "Last one"]
+
+
+def test_quotes_that_do_not_close_are_letters(tmp_path):
+    rows = "\n".join(f"{i}\t{said}\t{i % 2}" for i, said in enumerate(QUOTED))
+    (tmp_path / "a.tsv").write_text(f"id\ttext\tlabel\n{rows}\n")
+    assert list(text.documents(tmp_path / "a.tsv")) == QUOTED
+    open_ones = "\n".join(f'{i},"open' for i in range(3))
+    (tmp_path / "a.csv").write_text(f'n,text\n{open_ones}\n4,"closed, and\nlong"\n')
+    assert list(text.documents(tmp_path / "a.csv")) == ['"open'] * 3 + ["closed, and\nlong"]
+    (tmp_path / "b.csv").write_text('n,text\n1,"open\n' + f"2,{SHUT}\n" * 6000)
+    assert Counter(text.documents(tmp_path / "b.csv")) == {'"open': 1, "shut": 300_000}
+
+
+def test_a_table_of_one_column_has_commas_in_it(tmp_path):
+    (tmp_path / "a.csv").write_text('text\nHello, world and all.\n"Quoted, too."\n\nGoodbye, world.\n')
+    assert list(text.documents(tmp_path / "a.csv")) == ["Hello, world and all.", "Quoted, too.", "Goodbye, world."]
+    (tmp_path / "b.csv").write_text("id,text\n1,Hello, world.\n2,Goodbye\n")
+    left_out = Counter()
+    assert list(text.documents(tmp_path / "b.csv", left_out)) == ["Goodbye"]
+    assert left_out == {"row that is wider than its table's header": 1}
+
+
+def test_the_end_of_a_text_parts_documents_where_it_is_used(tmp_path):
+    stories = "A cat.\n\nIt ran.\n<|endoftext|>\nA dog.\n\nIt sat.<|endoftext|>A cow.\n<|endoftext|>\n"
+    (tmp_path / "a.txt").write_text(stories)
+    assert list(text.documents(tmp_path / "a.txt")) == ["A cat.\n\nIt ran.", "A dog.\n\nIt sat.", "A cow."]
+    (tmp_path / "b.txt").write_text("Another\n\nfile.")
+    assert list(text.documents(tmp_path))[2:] == ["A cow.", "Another\n\nfile."]
+
+
+def test_a_folder_of_a_data_set(tmp_path):
+    """The card is no text, and what is to test on is not trained on."""
+    for name in ("train-00000-of-00001", "test-00000-of-00001", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# Card")
+    (tmp_path / "latest.jsonl").write_text(json.dumps({"text": "latest"}))
+    left_out = Counter()
+    assert list(text.documents(tmp_path, left_out)) == ["latest", "train-00000-of-00001"]
+    assert left_out == {"card of a data set": 1, "file of a split that is not for training": 2}
+    (tmp_path / "train-00000-of-00001.jsonl").unlink()
+    (tmp_path / "README.md").write_text("My own notes.\n\nMore.")
+    assert list(text.documents(tmp_path)) == ["My own notes.", "More.", "latest", "test-00000-of-00001", "validation"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_what_only_stands_for_a_text_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n")
+    with pytest.raises(ValueError, match=r"a pointer of Git LFS; .*git lfs pull"):
+        list(text.documents(tmp_path / name))
+    (tmp_path / "in.txt").write_text("a text")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "in.txt")
+    (tmp_path / "a.tar.gz").rename(tmp_path / f"{name}.gz")
+    with pytest.raises(ValueError, match="a tar archive"):
+        list(text.documents(tmp_path / f"{name}.gz"))
+
+
+LONG = "x" * 3_000_000
+
+
+@pytest.mark.parametrize(("kind", "written"), [
+    ("txt", LONG), ("txt", "x y\n" * 800_000), ("csv", f"text\n{LONG}"), ("tsv", f'text\tn\n"{LONG}'), ("json", LONG),
+    ("json", f'{{"text": "{LONG}"}}'), ("json", f'[{{"text": "{LONG}"}}]'),
+    ("jsonl", f'{{"text": "a"}}\n{{"text": "{LONG}"}}'), ("json", f'[{{"text": "a"}}, {{"text": "{LONG}"}}]'),
+], ids=range(9))  # fmt: skip
+def test_a_record_without_end_is_refused_before_it_fills_the_memory(tmp_path, kind, written):
+    (tmp_path / f"a.{kind}.gz").write_bytes(gzip.compress(written.encode()))
+    with pytest.raises(ValueError, match=r"a record of more than 1,048,576 characters; .*max_characters"):
+        list(text.documents(tmp_path / f"a.{kind}.gz", longest=1000))
+
+
+def test_a_document_longer_than_max_characters_is_refused_with_its_size(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": "words" * n}) for n in (5, 300)))
+    with pytest.raises(ValueError, match=r"a document of 1,500 characters; expected at most max_characters=1,000"):
+        text.load(str(tmp_path / "a.jsonl"), max_characters=1000, progress=False)
+
+
+def test_a_refusal_names_what_was_found(tmp_path):
+    (tmp_path / "a.csv").write_text("Frage;Antwort\n")
+    (tmp_path / "b.csv").write_text("Q,A\nWhy?,So.\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"title": "Why?", "lines": [1]}))
+    with pytest.raises(ValueError, match=r"its keys: q, a\)"):
+        list(text.documents(tmp_path / "b.csv"))
+    with pytest.raises(ValueError, match=r"its keys: title, lines\)"):
+        list(text.documents(tmp_path / "c.jsonl"))

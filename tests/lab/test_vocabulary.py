@@ -183,3 +183,18 @@ def test_no_phrase_goes_from_one_document_into_the_next():
     vocabulary = learn(*number([" a b", " c d"] * 3))[0]
     phrases = [vocabulary.decode([i]) for i in range(vocabulary.phrases_from, len(vocabulary))]
     assert phrases == [" a b", " c d"]
+
+
+@pytest.mark.parametrize("said", [
+    "हिन्दी भाषा है", "தமிழ் மொழி", "العَرَبِيَّة لغة", "กำลังใจ ที่", "cafe\u0301 a\u030a", "می\u200cخواهم او", "শ্রী ক্\u200dষ",
+])  # fmt: skip
+def test_marks_belong_to_their_letter(said):
+    first, *others = said.split(" ")
+    assert split(said) == [first, *(f" {word}" for word in others)]
+    marked = "क" + "\u093e" * 200  # none is longer than 64
+    assert [len(word) for word in split(marked)] == [63, 63, 63, 12]
+    assert "".join(split(marked)) == marked
+
+
+def test_marks_without_a_letter_are_punctuation():
+    assert split("❤\ufe0f ok 1\ufe0f\u20e3") == ["❤\ufe0f", " ok", " 1", "\ufe0f\u20e3"]
