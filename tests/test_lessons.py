@@ -18,7 +18,6 @@ NOT_YET = {
     "lab/01_estimates",
     "lab/02_samplers",
     "lab/04_benchmarks",
-    "lab/05_study",
     "lab/06_stages",
     "lab/07_audit",
     "lab/08_beyond",
