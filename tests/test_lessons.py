@@ -17,7 +17,6 @@ LAB = sorted((ROOT / "notebooks" / "lab").glob("[0-9]*.ipynb"))
 NOT_YET = {
     "lab/01_estimates",
     "lab/04_benchmarks",
-    "lab/05_study",
     "lab/06_stages",
     "lab/07_audit",
     "lab/08_beyond",

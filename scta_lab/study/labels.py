@@ -12,6 +12,14 @@ from scta_lite.paper import PAPER
 
 from scta_lab.base.spec import SAMPLED
 
+PLAIN = {  # what a reader's name has in place of a part of a label
+    "SEMANTIC with prior": "repaired",
+    "SEMANTIC as published, std": "SEMANTIC, std",
+    "SEMANTIC as published": "SEMANTIC, N(0, 1)",
+    "sampled softmax, dot": "sampled softmax",
+    " from log u": " from frequencies",
+}
+
 
 def variant(run: Any) -> str:
     """The label of a run in a study of quality: its method's, with what differs from the method's.
@@ -21,6 +29,19 @@ def variant(run: Any) -> str:
     label = _variant(run)
     if getattr(run, "backbone", "gru") == "transformer":
         label += f", {run.layers:g}-block Transformer"
+    return label
+
+
+def plain(label: str) -> str:
+    """The name that a reader sees in place of a row's label; by the label it is looked up.
+
+    >>> plain("SEMANTIC with prior at D = 256"), plain("sampled softmax, dot, from log u")
+    ('repaired at D = 256', 'sampled softmax, from frequencies')
+    >>> plain("SEMANTIC as published, std 0.02"), plain("SEMANTIC as published")
+    ('SEMANTIC, std 0.02', 'SEMANTIC, N(0, 1)')
+    """
+    for part, words in PLAIN.items():
+        label = label.replace(part, words)
     return label
 
 
