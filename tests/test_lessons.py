@@ -17,7 +17,6 @@ NOT_YET = {
     "03_sweep",
     "lab/01_estimates",
     "lab/02_samplers",
-    "lab/04_benchmarks",
     "lab/05_study",
     "lab/06_stages",
     "lab/07_audit",
