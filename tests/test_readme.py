@@ -31,7 +31,11 @@ STUDY = ROOT / "data" / "runs" / "two-cores" / "quality"
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_pictures_exist(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    assert not [at for at in links if not at.startswith(("https://doi.org/", "https://github.com/")) and not (page.parent / at).exists()]
+    assert not [
+        at
+        for at in links
+        if not at.startswith(("https://doi.org/", "https://github.com/")) and not (page.parent / at).exists()
+    ]
     assert page != ROOT / "README.md" or len(links) > 12
 
 

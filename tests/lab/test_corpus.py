@@ -452,8 +452,7 @@ def test_what_was_not_read_is_said_in_a_line(tmp_path, tiny, here):
     corpus = text.load(str(tmp_path / "a.jsonl"), progress=False)
     share = 15 * 79 / (corpus.about["characters"] + 15 * 79)
     line = (
-        "80 documents; left out: 1 × conversation without an answer; "
-        f"not read: tools ({share:.0%} of the characters)"
+        f"80 documents; left out: 1 × conversation without an answer; not read: tools ({share:.0%} of the characters)"
     )
     assert corpus.about["not_read"] == line
     assert corpus.remarks == [f"a.jsonl: {line}"]

@@ -479,7 +479,7 @@ def test_half_a_character_is_mended(tmp_path):
 
 
 SHUT = "shut " * 49 + "shut"
-QUOTED = ['"Good film, bad sound', "I liked it", 'So he said: "no"', '"Fine" is the word', "A 5\" pipe", "Last one"]
+QUOTED = ['"Good film, bad sound', "I liked it", 'So he said: "no"', '"Fine" is the word', 'A 5" pipe', "Last one"]
 
 
 def test_quotes_that_do_not_close_are_letters(tmp_path):
