@@ -52,13 +52,7 @@ def against_vocab(runs: pd.DataFrame, column: str, label: str) -> Figure:
     machines = runs.machine.unique()
     width = 1.6 + 3.7 * len(machines)
     with mpl.rc_context(fname=STYLE):
-        figure, _ = plt.subplots(
-            ncols=len(machines),
-            figsize=(width, 4.6),
-            sharex=True,
-            sharey=True,
-            layout="constrained",
-        )
+        figure, _ = _panels(len(machines), (width, 4.6), sharex=True, sharey=True)
         for ax, machine in zip(figure.axes, machines, strict=True):
             _panel(ax, table[table.machine == machine])
             _axes(ax, table)
@@ -68,6 +62,10 @@ def against_vocab(runs: pd.DataFrame, column: str, label: str) -> Figure:
             ax.plot([], [], "o", color=GREY, markerfacecolor="white", label="extrapolated")
         _legend(figure, 2 * len(machines))
     return figure
+
+
+def _panels(columns: int, size: tuple, **how) -> tuple:
+    return plt.subplots(ncols=columns, figsize=size, layout="constrained", **how)
 
 
 def throughput(runs: pd.DataFrame) -> Figure:
@@ -98,11 +96,7 @@ def comparison(runs: pd.DataFrame) -> Figure:
     """
     columns = {"tokens_per_s": "tokens per second", "seconds": WHOLE_TRAINING}
     with mpl.rc_context(fname=STYLE):
-        figure, axes = plt.subplots(
-            ncols=2,
-            figsize=(9.5, 6.2),
-            layout="constrained",
-        )
+        figure, axes = _panels(2, (9.5, 6.2))
         for ax, (column, label) in zip(axes, columns.items(), strict=True):
             table = points(runs, column)
             numbers, _ = pd.factorize(table.machine)
@@ -154,70 +148,44 @@ def _line(ax: Axes, line: pd.DataFrame, look: pd.Series) -> None:
     ax.plot(line.vocab, line.value, **look)
     wide = line[line.low < line.high]
     if len(wide):
-        ax.errorbar(
-            wide.vocab,
-            wide.value,
-            yerr=[wide.value - wide.low, wide.high - wide.value],
-            fmt="none",
-            ecolor=look.color,
-            capsize=3,
-        )
+        around = [wide.value - wide.low, wide.high - wide.value]
+        ax.errorbar(wide.vocab, wide.value, around, fmt="none", ecolor=look.color, capsize=3)
     hollow = line[line.extrapolated]
     ax.plot(hollow.vocab, hollow.value, look.marker, color=look.color, markerfacecolor="white")
 
 
 def _values(ax: Axes, table: pd.DataFrame) -> None:
-    """The values of one panel, each on the side of its point where the next is farther.
-
-    One without room on either side stands beside its point.
-    """
-    room = (table.value.max() / table.value.min()) ** 0.15  # the least ratio with room between
-    table = table.sort_values(["vocab", "value"])
-    # the ratios to the next point below and above, infinite where there is none
-    lower = table.groupby("vocab").value.shift(1, fill_value=0)
-    table["down"] = table.value / lower
-    table["up"] = table.groupby("vocab").down.shift(-1, fill_value=np.inf)
+    """The values of one panel: the highest at a V above its point, the lowest below, others beside."""
     outline = [withStroke(linewidth=3, foreground="white")]
-    for point in table.itertuples():
+    above = table.groupby("vocab").value.rank(method="first", ascending=False) == 1
+    below = table.groupby("vocab").value.rank(method="first") == 1
+    for point in table.assign(above=above, below=below).itertuples():
+        text = short(point.value) if point.value >= 10 else f"{point.value:.2f}"
         look = {"color": point.color, "path_effects": outline}
-        text = f"{point.value:.2f}"
-        if point.value >= 10:
-            text = short(point.value)
-        if max(point.up, point.down) < room:
-            _note(ax, text, (point.vocab, point.value), (8, -3), "left", **look)
-        elif point.up >= point.down:
+        if point.above:
             _note(ax, text, (point.vocab, point.high), (0, 8), "center", **look)
-        else:
+        elif point.below:
             _note(ax, text, (point.vocab, point.low), (0, -16), "center", **look)
+        else:
+            _note(ax, text, (point.vocab, point.value), (8, -3), "left", **look)
 
 
 def _missing(ax: Axes, table: pd.DataFrame) -> None:
-    """A ✗ at the foot of the panel, with the reason, for each point without a number."""
+    """A ✗ at the foot of the panel for each point without a number."""
     foot = ax.get_xaxis_transform()
     words = {"killed": "did not finish", "ok": "no such run of CE"}
     cross = {"markersize": 9, "markeredgewidth": 2, "clip_on": False}
     for row, point in enumerate(table.itertuples()):
         place = (point.vocab, 0.05 + 0.09 * row)
-        what = words.get(point.status, point.status.replace("_", " "))
-        text = f"{point.label}: {what}"
-        if isinstance(point.reason, str):
-            reason, *_ = point.reason.split(";")
-            text += f"\n({reason})"
+        text = f"{point.label}: {words.get(point.status, point.status.replace('_', ' '))}"
         ax.plot(*place, "x", transform=foot, color=point.color, **cross)
         _note(ax, text, place, (-9, 0), "right", color=point.color, xycoords=foot, va="center")
 
 
 def _note(ax: Axes, text: str, place: tuple, offset: tuple, side: str, **how) -> None:
     """A text beside a place of the panel, so many points from it."""
-    ax.annotate(
-        text,
-        place,
-        xytext=offset,
-        textcoords="offset points",
-        ha=side,
-        fontsize=9,
-        **how,
-    )
+    how |= {"xytext": offset, "textcoords": "offset points", "ha": side, "fontsize": 9}
+    ax.annotate(text, place, **how)
 
 
 def _axes(ax: Axes, table: pd.DataFrame) -> None:
@@ -241,10 +209,5 @@ def _legend(figure: Figure, columns: int) -> None:
     for ax in figure.axes:
         lines, labels = ax.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="outside lower center",
-        ncols=columns,
-    )
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     plt.close(figure)

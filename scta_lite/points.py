@@ -2,7 +2,7 @@
 
 The runs are those of `published_runs()` or `load_runs(folder)`, or both. Those of one
 machine, method, optimizer and V are one point, whatever else differs: choose them first. Their
-median is the point and their quartiles its bar; of a single run the bar is that of its steps.
+median is the point and their quartiles its bar.
 """
 
 import pandas as pd
@@ -26,9 +26,7 @@ METHODS = {  # by method and optimizer; the colours are Okabe and Ito's, safe fo
 }
 CAPTURED = ", captured"  # behind the optimizer of a run whose steps were each one CUDA graph
 POINT = ["machine", "method", "optimizer", "vocab"]  # runs that have these in common are one point
-STEPS = ["step_ms", "step_ms_q1", "step_ms_q3"]
-NEEDED = {"machine", "method", "vocab", "status"}
-OPTIONAL = [*STEPS, "extrapolated", "fingerprint", "reason"]
+OPTIONAL = ["extrapolated", "fingerprint"]
 
 
 def style(method: str, optimizer: str = "dense") -> dict[str, str]:
@@ -44,13 +42,13 @@ def style(method: str, optimizer: str = "dense") -> dict[str, str]:
         names = dict.fromkeys(name for name, _ in METHODS)
         raise ValueError(f"method={method!r}: expected one of {', '.join(names)}")
     kind = optimizer.removesuffix(CAPTURED)
-    label, color, marker, line = looks.get(kind) or next(iter(looks.values()))
+    first = next(iter(looks.values()))
+    look = dict(zip(LOOK, looks.get(kind, first), strict=True))
     if kind not in looks:
-        label = f"{label.removesuffix(', rows')}, {kind}"
+        look["label"] = f"{first[0].removesuffix(', rows')}, {kind}"
     if kind != optimizer:
-        label += CAPTURED
-        line = ":"
-    return dict(zip(LOOK, (label, color, marker, line), strict=True))
+        look |= {"label": look["label"] + CAPTURED, "linestyle": ":"}
+    return look
 
 
 def by_kind(runs: pd.DataFrame) -> pd.DataFrame:
@@ -58,8 +56,7 @@ def by_kind(runs: pd.DataFrame) -> pd.DataFrame:
 
     A published run, of whose optimizer nothing is known, counts as dense.
     """
-    unknown = pd.Series(None, runs.index, dtype=object)
-    optimizer = runs.get("optimizer", unknown).fillna("dense")
+    optimizer = runs.get("optimizer", pd.Series(None, runs.index, dtype=object)).fillna("dense")
     with_captured = optimizer.str.removesuffix(CAPTURED) + CAPTURED
     return runs.assign(optimizer=optimizer.mask(captured(runs), with_captured))
 
@@ -69,60 +66,29 @@ def complete(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
     A published run lacks most. `extrapolated` is true or false.
     """
-    wanted = [*columns, *OPTIONAL]
     runs = by_kind(runs)
-    runs = runs.reindex(columns=runs.columns.union(wanted, sort=False))
+    runs = runs.reindex(columns=runs.columns.union([*columns, *OPTIONAL], sort=False))
     return runs.assign(extrapolated=runs.extrapolated.eq(True))
 
 
 def points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for each point: `value`, `low` and `high`, its look, and all of its first run.
+    """One row for each point: `value`, its quartiles `low` and `high`, its look, and a run's rest.
 
     ValueError where there is none, or where runs of several texts would be one point.
     """
-    missing = (NEEDED | {column}) - set(runs)
+    missing = {"machine", "method", "vocab", "status", column} - set(runs)
     if missing:
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
     if runs.empty:
         raise ValueError(f"runs: there is none with {column}; expected one or more")
-    numbers = dict.fromkeys([column, *STEPS], float)  # where nothing was measured there is a None
-    groups = complete(runs, []).astype(numbers).groupby(POINT, sort=False)
-    table = pd.DataFrame([_point(part, column) for _, part in groups])
-    return table.sort_values("vocab", kind="stable", ignore_index=True)
-
-
-def _point(runs: pd.DataFrame, column: str) -> dict:
-    """Runs that differ in their seed alone, as one: their median, with their quartiles."""
-    _check_text(runs)
-    done = runs[runs[column].notna()]
-    first = runs.iloc[0] if done.empty else done.iloc[0]
-    low, high = _quartiles(first, column)
-    if len(done) > 1:
-        low, high = done[column].quantile([0.25, 0.75])
-    value = {"value": done[column].median(), "low": low, "high": high}
-    return first.to_dict() | value | style(first.method, first.optimizer)
-
-
-def _check_text(runs: pd.DataFrame) -> None:
-    """ValueError where the runs of one point are of several texts."""
-    texts = runs.fingerprint.dropna().unique()
-    if len(texts) > 1:
-        first = runs.iloc[0]
-        raise ValueError(
-            f"runs: {first.method} at V = {first.vocab} has runs of several texts, "
-            f"fingerprints {', '.join(texts)}; "
-            f"expected those of one, as runs[runs.fingerprint == {texts[0]!r}]"
-        )
-
-
-def _quartiles(run: pd.Series, column: str) -> list[float]:
-    """A run's value at the quartiles of its step time; itself, twice, where they say nothing.
-
-    A step twice as long makes twice the seconds, and half the tokens a second.
-    """
-    value = run[column]
-    power = {"seconds": 1, "tokens_per_s": -1}.get(column)
-    if power is None or pd.isna(run.step_ms_q1):
-        return [value, value]
-    quartiles = [run.step_ms_q1, run.step_ms_q3]
-    return sorted(value * (step / run.step_ms) ** power for step in quartiles)
+    runs = complete(runs, []).astype({column: float})  # where nothing was measured there is a None
+    groups = runs.groupby(POINT, sort=False)
+    if groups.fingerprint.nunique().gt(1).any():
+        raise ValueError("runs: one point is of several texts; expected those of one fingerprint")
+    measured = runs.assign(missing=runs[column].isna()).sort_values("missing", kind="stable")
+    table = measured.drop_duplicates(POINT).set_index(POINT)  # of each point a run that ended
+    values = groups[column]
+    spread = {"value": values.median(), "low": values.quantile(0.25), "high": values.quantile(0.75)}
+    table = table.assign(**spread).reset_index().sort_values("vocab", kind="stable")
+    looks = [style(*kind) for kind in zip(table.method, table.optimizer, strict=True)]
+    return table.reset_index(drop=True).join(pd.DataFrame(looks))

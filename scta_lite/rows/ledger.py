@@ -1,7 +1,7 @@
 """`Ledger`: what RowAdamW keeps of a table, and how a row that missed some steps is made current.
 
 A dense AdamW moves all V rows at every step, those without a gradient too: their momentum goes on,
-and so does their decay (`naive` shows it). RowAdamW makes those moves up at once, when a row is
+and so does their decay. RowAdamW makes those moves up at once, when a row is
 next read. Let lr_j and λ_j = lr_j · weight_decay be what step j used, and a row, with moments m and
 v, be last current after step s. AdamW's steps s+1 … t without a gradient sum up to (derived in
 notebook 04)
@@ -33,6 +33,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scta_lite.rows.table import Borrowed, VocabTable, distinct, merged
@@ -53,9 +54,8 @@ class Ledger:
         self.steps = 0  # done
         self.era = 0  # times that the moments were made anew; rows of an earlier one are void
         self.used: dict[int, Borrowed] = {}  # look-ups that a backward pass gave a gradient
-        self.had_gradient = False  # since the last zero_grad to None
-        self.zeros = False  # gradients were set to 0: without a look-up a step moves rows too
         self.behind = False  # some rows have missed steps
+        self.state: dict[str, Tensor] = {}
 
     def begin(self, steps: int = 0) -> None:
         """Moments of 0, and all rows current, after so many steps; on the table's device."""
@@ -64,7 +64,9 @@ class Ledger:
         self.used = {}
         self.steps = steps
         self.step = stored.new_full((), steps, dtype=torch.float32)  # the same, on the device
-        self.moments = stored.new_zeros(2, *stored.shape)  # m and v
+        self.moments = stored.new_zeros(2, *stored.shape)
+        m, v = self.moments
+        self.state = {"step": self.step, "exp_avg": m, "exp_avg_sq": v}  # as AdamW has it
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # s of each row
         self.seen = torch.empty_like(self.last)  # where `distinct` finds an id's first place
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
@@ -80,11 +82,18 @@ class Ledger:
 
     def borrow(self, ids: Tensor) -> Tensor:
         """Rows (…, dim) of ids (…), current; a backward pass leaves them in `used`."""
+        trains = torch.is_grad_enabled()
+        if not trains and not self.behind:
+            return F.embedding(ids, self.table.stored)
+        if torch.compiler.is_exporting():
+            expected = "expected flush() before it, and torch.no_grad()"
+            raise RuntimeError(f"torch.export of rows that wait for steps: {expected}")
         flat = ids.flatten().long()  # (n,)
         once, places = distinct(flat, self.seen)  # (U,), (n,)
         rows = self.current(once, first=places if once is flat else None)
-        leaf = rows.w.requires_grad_()
-        leaf.register_post_accumulate_grad_hook(LookUp(self, rows).take_gradient)
+        leaf = rows.w.requires_grad_(trains)
+        if trains:
+            leaf.register_post_accumulate_grad_hook(LookUp(self, rows).take_gradient)
         return leaf.index_select(0, places).view(*ids.shape, self.table.dim)
 
     @torch.no_grad()
@@ -103,30 +112,19 @@ class Ledger:
         w.addcmul_(torch.div(m, root, out=root), A, value=-1).mul_(P)
         return Borrowed(ids, first, w, moments.mul_(decays))
 
-    def moves(self) -> bool:
-        """Whether a step moves the table."""
-        return self.zeros or len(self.used) > 0
-
     @torch.no_grad()
     def touched(self) -> Borrowed:
         """The rows that a gradient came to, as of one look-up."""
-        if not self.used:  # gradients were set to 0
-            rows = self.current(self.last.new_empty(0, dtype=torch.int64))
-            rows.w.grad = torch.zeros_like(rows.w)
-            return rows
         if len(self.used) > 1:
             rows = merged(list(self.used.values()), self.seen)
             self.used = {id(rows.w): rows}
         return next(iter(self.used.values()))
 
-    def zero_grad(self, set_to_none: bool) -> None:
-        """Forgets the gradients, or sets them to 0."""
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
         for rows in self.used.values():
-            rows.w.grad = None if set_to_none else torch.zeros_like(rows.w)
-        self.zeros = self.had_gradient and not set_to_none
-        if set_to_none:
-            self.used.clear()
-            self.had_gradient = False
+            rows.w.grad = None
+        self.used.clear()
 
     def give_back(self, rows: Borrowed) -> None:
         """Writes the rows into the table and its moments; `stamp` says that they are current."""
@@ -137,16 +135,25 @@ class Ledger:
         """Writes down that these rows, (U,), are current after the last step."""
         self.last.index_fill_(0, ids, self.steps)
 
+    def write(self, rows: Borrowed) -> None:
+        """Gives rows back and stamps them, both or neither: else their steps were made up twice."""
+        try:
+            self.give_back(rows)
+            self.stamp(rows.ids)
+        except BaseException:  # Ctrl-C: once more, which changes nothing where it was done
+            self.give_back(rows)
+            self.stamp(rows.ids)
+            raise
+
     def flush(self) -> None:
         """Brings all rows up to date."""
         if self.behind:
             for ids in torch.arange(self.table.rows, device=self.last.device).split(_FLUSHED):
-                self.give_back(self.current(ids))
-                self.stamp(ids)
+                self.write(self.current(ids))
         self.behind = False
 
-    def record(self, ids: Tensor, lr: float, eps: float, weight_decay: float) -> None:
-        """Writes step t down, which moved the rows ids (U,): adds its terms to A(s) and B(s)."""
+    def record(self, lr: float, eps: float, weight_decay: float) -> None:
+        """Writes step t down: adds its terms to A(s) and B(s)."""
         self.steps += 1
         self.behind = True
         t = self.steps
@@ -166,7 +173,6 @@ class Ledger:
         A[s] += _powers(r, n) * a_over_P
         B[s] += _powers(r / root, n) * a_over_P * (eps * correction)
         self.send(t - n)
-        self.stamp(ids)
 
     def send(self, start: int) -> None:
         """Sends the device what rows current after step `start` or a later one have missed.
@@ -225,7 +231,6 @@ class LookUp:
             expected = f"expected their backward pass before step {ledger.steps}"
             raise RuntimeError(f"rows read after step {self.steps}: {expected}")
         ledger.used[id(leaf)] = self.rows._replace(w=leaf)
-        ledger.had_gradient = True
         if len(ledger.used) > _LOOK_UPS:
             ledger.touched()
 

@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 import torch
-from reference import twins
+from reference import NaiveAdamW, twins
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.adamw import adamw
@@ -23,7 +23,6 @@ from scta_lite import RowAdamW, VocabTable
 from scta_lite.losses import log_uniform, uniform
 from scta_lite.rows import ledger as ledgers
 from scta_lite.rows import table as tables
-from scta_lite.rows.naive import NaiveAdamW
 
 
 def differ(rows, dim, steps, *, batch=64, **settings):
@@ -152,9 +151,9 @@ def test_a_new_optimizer_takes_over():
     table(torch.tensor([2])).sum().backward()
     second.step()
     rows.flush()  # no longer its business
-    before = second._ledgers[table.stored].last[:9].tolist()
+    before = second._ledgers[table.stand].last[:9].tolist()
     assert before == [0, 0, 1, 0, 0, 0, 0, 0, 0]
-    assert second._ledgers[table.stored].behind
+    assert second._ledgers[table.stand].behind
     second.flush()
 
 
@@ -641,7 +640,7 @@ def test_a_table_and_its_optimizer_are_copied_together(copied):
     a_few_steps(other, its, range(5, 9))
     assert not torch.equal(other.weight, before)
     torch.testing.assert_close(other.weight, table.weight, rtol=1e-12, atol=1e-12)
-    assert its.param_groups[0]["params"][0] is other.stored
+    assert its.param_groups[0]["params"][0] is other.stand
 
 
 def test_groups_can_be_added():
@@ -744,7 +743,7 @@ class TestAsTorchsOwnSuiteAsks:
         for group in state["param_groups"]:
             group["of_a_later_version"] = 1
         rows.load_state_dict(state)
-        assert rows.param_groups[0]["params"][0] is table.stored
+        assert rows.param_groups[0]["params"][0] is table.stand
 
     def test_deepcopy_copies_all_public_attrs(self):
         (table, rows), _ = twins(30, 4)
@@ -814,7 +813,7 @@ class TestAsTorchsOwnSuiteAsks:
         a_few = [1, 2]
         table(torch.tensor(a_few)).sum().backward()
         rows.step()
-        assert set(rows.state[table.stored]) == {"step", "exp_avg", "exp_avg_sq"}
+        assert set(rows.state[table.stand]) == {"step", "exp_avg", "exp_avg_sq"}
 
     def test_optimizer_can_be_printed(self):
         assert "RowAdamW" in repr(twins(9, 2)[0][1])
@@ -877,7 +876,7 @@ def test_many_backward_passes_before_a_step_take_the_memory_of_a_few():
     torch.testing.assert_close(table.weight, dense.weight.detach(), rtol=1e-12, atol=1e-12)
     for step in range(20):
         table(torch.tensor([step % 9])).sum().backward()
-        assert len(rows._ledgers[table.stored].used) <= 8
+        assert len(rows._ledgers[table.stand].used) <= 8
 
 
 @pytest.mark.parametrize("setting", ["amsgrad", "maximize"])

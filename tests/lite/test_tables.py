@@ -111,7 +111,7 @@ def test_copies_are_current_and_of_their_own():
 @pytest.mark.parametrize("ids", [[9], [-1], [3, 12]])
 def test_ids_that_are_not_there(ids):
     (table, rows), _ = twins(9, 2)
-    assert rows._ledgers[table.stored].steps == 0
+    assert rows._ledgers[table.stand].steps == 0
     with pytest.raises(IndexError, match="expected ids from 0 up and below 9"):
         table(torch.tensor(ids))
 
@@ -137,7 +137,7 @@ def test_a_flushed_table_outlives_its_optimizer():
             table(torch.tensor(ids)).sum().backward()
             optimizer.step()
     optimizer.flush()
-    expected = optimizer._ledgers[table.stored].last[:9].tolist()
+    expected = optimizer._ledgers[table.stand].last[:9].tolist()
     assert expected == [2] * 9
     del optimizer
     weight = table.weight.clone()
