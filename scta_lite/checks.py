@@ -80,8 +80,7 @@ def positive(name: str, value: Any) -> None:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         return
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_real or not 0 < value < math.inf:
+    if not is_number(value) or value <= 0:
         raise ValueError(f"{name}={value!r}: expected a finite number above 0")
 
 
@@ -112,13 +111,3 @@ def device(name: str) -> torch.device:
     if name != "cpu" and int(match[2] or 0) >= gpus:
         raise ValueError(f'device={name!r}: {gpus} GPUs are here; expected "auto" or "cpu"')
     return torch.device(name)
-
-
-def printable(text: str) -> str:
-    r"""The text as a terminal may have it: what it would obey, an escape sequence, is written out.
-
-    >>> print(printable("a token \x1b[31m, a line\nand another"))
-    a token \x1b[31m, a line
-    and another
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

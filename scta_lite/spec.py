@@ -150,16 +150,11 @@ class Spec:
         self.check(name, rule, f"an integer from {least} {bound}", int)
 
     def check_positive(self, name: str) -> None:
-        def rule(value: Any) -> bool:
-            return checks.is_number(value) and value > 0
-
-        self.check(name, rule, "a finite number above 0", float)
+        self.check(name, lambda x: checks.is_number(x) and x > 0, "a finite number above 0", float)
 
     def check_from_0(self, name: str) -> None:
-        def rule(value: Any) -> bool:
-            return checks.is_number(value) and value >= 0
-
-        self.check(name, rule, "a finite number from 0 up", float)
+        expected = "a finite number from 0 up"
+        self.check(name, lambda x: checks.is_number(x) and x >= 0, expected, float)
 
     def check_one_of(self, name: str, choices: tuple) -> None:
         def rule(value: Any) -> bool:  # 1 is not True
@@ -168,19 +163,14 @@ class Spec:
         self.check(name, rule, f"one of {', '.join(map(str, choices))}", lambda value: value)
 
     def check_name(self, name: str) -> None:
-        def rule(value: Any) -> bool:
-            return isinstance(value, str | Path) and str(value) != ""
-
-        self.check(name, rule, "a name", str)
+        self.check(name, lambda x: isinstance(x, str | Path) and str(x) != "", "a name", str)
 
     def check_betas(self) -> None:
         def rule(value: Any) -> bool:
             are_two = isinstance(value, list | tuple) and len(value) == 2
             return are_two and all(checks.is_number(beta) and 0 <= beta < 1 for beta in value)
 
-        def numbers(value: Any) -> tuple[float, ...]:
-            return tuple(map(float, value))
-
-        self.check("betas", rule, "two numbers from 0 up and below 1", numbers)
+        expected = "two numbers from 0 up and below 1"
+        self.check("betas", rule, expected, lambda betas: tuple(map(float, betas)))
         if self.optimizer == "rows":
             checks.row_betas(self.betas, self.lr * self.weight_decay)

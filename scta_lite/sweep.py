@@ -86,8 +86,7 @@ def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
 
     Null without such a run; the median where there are several.
     """
-    is_dense = runs.get("optimizer", pd.Series("dense", runs.index)) == "dense"
-    ce = runs[(runs.method == "ce") & is_dense & ~captured(runs)]
+    ce = runs[(runs.method == "ce") & (runs.optimizer == "dense") & ~captured(runs)]
     return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
 
 

@@ -104,8 +104,8 @@ class Run:
     def make_optimizers(self) -> list[Optimizer]:
         """AdamW for the parameters, and RowAdamW for tables that are trained by rows, if any."""
         spec = self.spec
-        settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
-        settings["weight_decay"] = spec.weight_decay
+        names = ("lr", "betas", "eps", "weight_decay")
+        settings = {name: getattr(spec, name) for name in names}
         dense = AdamW(self.model.parameters(), fused=True, **settings)
         tables = [module for module in self.model.modules() if isinstance(module, VocabTable)]
         return [dense, RowAdamW(tables, **settings)] if tables else [dense]

@@ -35,7 +35,7 @@ class GRU(nn.GRU):
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Never autocast, not even of inputs that were: on a GPU torch would run it in float16."""
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float(), state)
+            return super().forward(x.to(self.weight_ih_l0.dtype), state)
 
 
 class Transformer(nn.Module):

@@ -29,7 +29,7 @@ step on the host, and 40 on the device.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -48,8 +48,9 @@ _FLUSHED = 1 << 14  # rows brought up to date at a time
 class Ledger:
     """What RowAdamW keeps of one table. `begin` makes its tensors, when the table is first used."""
 
-    def __init__(self, table: VocabTable, betas: tuple[float, float]):
+    def __init__(self, table: VocabTable, betas: tuple[float, float], stand: Tensor):
         self.table = table
+        self.stand = stand  # what the optimizer's groups hold of it
         self.betas = betas  # which may not change
         self.steps = 0  # done
         self.era = 0  # times that the moments were made anew; rows of an earlier one are void
@@ -93,8 +94,23 @@ class Ledger:
         rows = self.current(once, first=places if once is flat else None)
         leaf = rows.w.requires_grad_(trains)
         if trains:
-            leaf.register_post_accumulate_grad_hook(LookUp(self, rows).take_gradient)
+            # without the leaf: held by its own hook, only the garbage collector would free it
+            waiting = partial(self.take_gradient, rows._replace(w=None), self.era, self.steps)
+            leaf.register_post_accumulate_grad_hook(waiting)
         return leaf.index_select(0, places).view(*ids.shape, self.table.dim)
+
+    def take_gradient(self, rows: Borrowed, era: int, steps: int, leaf: Tensor) -> None:
+        """Keeps a look-up made after so many steps, once its leaf has a gradient."""
+        if era != self.era:
+            cause = "load_state_dict, restore, or a new RowAdamW"
+            expected = "expected their backward pass before that"
+            raise RuntimeError(f"rows read before {cause}: {expected}")
+        if steps != self.steps:
+            expected = f"expected their backward pass before step {steps + 1}"
+            raise RuntimeError(f"rows read after step {steps}: {expected}")
+        self.used[id(leaf)] = rows._replace(w=leaf)
+        if len(self.used) > _LOOK_UPS:
+            self.touched()
 
     @torch.no_grad()
     def current(self, ids: Tensor, first: Tensor | None = None) -> Borrowed:
@@ -206,33 +222,6 @@ class Ledger:
         """Keeps look-ups whose gradients wait for a step, with the moments that now hold."""
         for key, rows in used.items():
             self.used[key] = rows._replace(moments=self.moments.index_select(1, rows.ids))
-
-
-class LookUp:
-    """Rows that wait for their gradient. A hook of autograd's leaf holds it and calls it.
-
-    It does not hold the leaf in turn: only the garbage collector would free such a cycle.
-    """
-
-    def __init__(self, ledger: Ledger, rows: Borrowed):
-        self.ledger = ledger
-        self.rows = rows._replace(w=None)  # the leaf is the rows' w
-        self.era = ledger.era
-        self.steps = ledger.steps  # after which they were read
-
-    def take_gradient(self, leaf: Tensor) -> None:
-        """Hands the leaf to the ledger, once backward passes have left their gradient at it."""
-        ledger = self.ledger
-        if ledger.era != self.era:
-            cause = "load_state_dict, restore, or a new RowAdamW"
-            expected = "expected their backward pass before that"
-            raise RuntimeError(f"rows read before {cause}: {expected}")
-        if ledger.steps != self.steps:
-            expected = f"expected their backward pass before step {ledger.steps}"
-            raise RuntimeError(f"rows read after step {self.steps}: {expected}")
-        ledger.used[id(leaf)] = self.rows._replace(w=leaf)
-        if len(ledger.used) > _LOOK_UPS:
-            ledger.touched()
 
 
 def _terms(ratio: float) -> int:

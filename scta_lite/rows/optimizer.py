@@ -1,15 +1,14 @@
 """`RowAdamW`: what torch's AdamW does to dense tables, at the cost of the rows that a step reads.
 
 What a row has missed is made up when it is read: `ledger` holds the equations. Here is what makes
-of it a `torch.optim.Optimizer`: groups, steps, states, copies. Nothing waits for a GPU. Left out:
-betas that change, AMSGrad, maximize, gradient scaling, and averages of weights (`swa_utils`), which
-look for parameters.
+of it a `torch.optim.Optimizer`: groups, steps, states. Nothing waits for a GPU. Left out: betas
+that change, AMSGrad, maximize, gradient scaling, copies, and averages of weights (`swa_utils`),
+which look for parameters.
 """
 
 import math
 import sys
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from threading import RLock
 
@@ -39,18 +38,8 @@ class Stand(Tensor):
         name = getattr(getattr(function, "__self__", None), "__name__", function.__name__)
         if name not in _ASKED:
             expected = "expected table.weight, or optimizer.touched() for clipping"
-            raise RuntimeError(f"{name} of what stands for a VocabTable in param_groups: {expected}")
+            raise RuntimeError(f"{name} of a VocabTable in param_groups: {expected}")
         return super().__torch_function__(function, types, args, kwargs or {})
-
-    __deepcopy__ = None  # copied as it is pickled
-
-    def __reduce_ex__(self, protocol: int) -> tuple:
-        return stand, ()
-
-
-def stand() -> Stand:
-    # of no float dtype: a state that is loaded keeps its own
-    return torch.empty(0, dtype=torch.int8).as_subclass(Stand)
 
 
 class RowAdamW(torch.optim.Optimizer):
@@ -98,8 +87,8 @@ class RowAdamW(torch.optim.Optimizer):
         if isinstance(tables, torch.nn.Module):
             raise ValueError(f"tables={type(tables).__name__}: expected a list of VocabTables")
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            raise RuntimeError(f"ranks={dist.get_world_size()}: expected one; no rank sees another's")
-        self._ledgers: dict[Stand, Ledger] = {}
+            raise RuntimeError("ranks: expected one, as none would see the others' gradients")
+        self._ledgers: dict[VocabTable, Ledger] = {}
         defaults = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         groups = list(tables)
         if not groups or not isinstance(groups[0], dict):
@@ -113,14 +102,17 @@ class RowAdamW(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict) -> None:
         """Adds VocabTables with settings of their own; what is not given is as for the others."""
         tables = vocab_tables(param_group["params"])
-        vocab_tables([*tables, *(ledger.table for ledger in self._ledgers.values())])
+        vocab_tables([*tables, *self._ledgers])
         checked({**self.defaults, **param_group})
-        stands = [stand() for _ in tables]
+        # of no float dtype: a state that is loaded keeps its own
+        stands = [torch.empty(0, dtype=torch.int8).as_subclass(Stand) for _ in tables]
         super().add_param_group({**param_group, "params": stands})
         for table, its in zip(tables, stands, strict=True):
             earlier = table.owner()  # a table has one optimizer, the last
             used = earlier.let_go(table) if earlier is not None else {}
-            ledger = self._adopt(table, its, self.param_groups[-1])
+            table.lender = weakref.ref(self)
+            ledger = Ledger(table, tuple(self.param_groups[-1]["betas"]), its)
+            self._ledgers[table] = ledger
             if used:  # gradients that no step has used
                 self.begin(ledger)
                 ledger.take_over(used)
@@ -137,12 +129,12 @@ class RowAdamW(torch.optim.Optimizer):
 
     def owns(self, table: VocabTable) -> bool:
         """Whether this optimizer has the table."""
-        return table.stand in self._ledgers
+        return table in self._ledgers
 
     def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
         """Rows (…, dim) of ids (…), current, whose gradient `step` will use, for `table(ids)`."""
         with self._lock:
-            ledger = self._ledgers[table.stand]
+            ledger = self._ledgers[table]
             if not ledger.era:
                 self.begin(ledger)
             return ledger.borrow(ids)
@@ -150,8 +142,7 @@ class RowAdamW(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients that no step has used."""
         if not set_to_none:
-            expected = "expected True; gradients of 0 would move all rows of a table that is not read"
-            raise ValueError(f"set_to_none={set_to_none!r}: {expected}")
+            raise ValueError("set_to_none=False: expected True, as by gradients of 0 all rows move")
         for ledger in self._ledgers.values():
             ledger.zero_grad()
 
@@ -163,9 +154,10 @@ class RowAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with self._lock:
+            stand_for = {ledger.stand: ledger for ledger in self._ledgers.values()}
             moves = []
             for group in self.param_groups:
-                owned = [self._ledgers[stand] for stand in group["params"]]
+                owned = map(stand_for.get, group["params"])
                 ledgers = [ledger for ledger in owned if ledger.used]
                 if ledgers:
                     self._require_own_state(ledgers)
@@ -212,20 +204,19 @@ class RowAdamW(torch.optim.Optimizer):
         for group in state_dict["param_groups"]:
             _plain(group, "the state of an AdamW without it")
         for i, ledger in enumerate(self._ledgers.values()):
-            state, expected = state_dict["state"].get(i, {}), tuple(ledger.table.stored.shape)
-            for name in ("exp_avg", "exp_avg_sq"):
-                if name in state and state[name].shape != expected:
-                    shape = tuple(state[name].shape)
-                    raise ValueError(f"{name} of shape {shape}: expected {expected}")
+            m = state_dict["state"].get(i, {}).get("exp_avg")
+            expected = tuple(ledger.table.stored.shape)
+            if m is not None and m.shape != expected:
+                raise ValueError(f"exp_avg of shape {tuple(m.shape)}: expected {expected}")
         super().load_state_dict(state_dict)  # which calls __setstate__
 
     def let_go(self, table: VocabTable) -> dict[int, Borrowed]:
         """Gives the table up, all rows current; its look-ups whose gradients wait for a step."""
         self.flush()
+        ledger = self._ledgers.pop(table)
         for group in self.param_groups:
-            group["params"] = [other for other in group["params"] if other is not table.stand]
-        self._state.pop(table.stand, None)
-        ledger = self._ledgers.pop(table.stand)
+            group["params"] = [other for other in group["params"] if other is not ledger.stand]
+        self._state.pop(ledger.stand, None)
         ledger.era += 1  # what was read and has no gradient yet cannot be trained any more
         return ledger.used
 
@@ -234,45 +225,32 @@ class RowAdamW(torch.optim.Optimizer):
             self.flush()  # no one else could make up what the rows have missed
 
     def __getstate__(self) -> dict:
-        self.flush()
-        tables = [ledger.table for ledger in self._ledgers.values()]
-        return {**super().__getstate__(), "_copied": tables}
+        raise TypeError("a RowAdamW is neither copied nor pickled: expected its state_dict()")
 
     def __setstate__(self, state: dict) -> None:
+        self.flush()  # by the rates of the state that goes
         others = dict(state)
-        loaded, tables = others.pop("state"), others.pop("_copied", None)
-        if tables is None:  # from load_state_dict
-            self.flush()
+        loaded = others.pop("state")
         super().__setstate__(others)
         groups = {its: group for group in self.param_groups for its in group["params"]}
-        if tables is not None:
-            self._ledgers, self._state = {}, defaultdict(dict)
-            for table, its in zip(tables, groups, strict=True):
-                self._adopt(table, its, groups[its])
-        for its, ledger in self._ledgers.items():
-            ledger.betas = tuple(groups[its]["betas"])
-            read = loaded.get(its)
+        for ledger in self._ledgers.values():
+            ledger.betas = tuple(groups[ledger.stand]["betas"])
+            read = loaded.get(ledger.stand)
             if read or ledger.era:
                 used = ledger.used
                 self.begin(ledger, steps=int(read["step"]) if read else 0)
-                for name, own in self._state[its].items():
+                for name, own in self._state[ledger.stand].items():
                     own.copy_(torch.as_tensor(read[name] if read else 0))
                 ledger.take_over(used)
-
-    def _adopt(self, table: VocabTable, its: Stand, group: dict) -> Ledger:
-        table.lender, table.stand = weakref.ref(self), its
-        ledger = Ledger(table, tuple(group["betas"]))
-        self._ledgers[its] = ledger
-        return ledger
 
     def begin(self, ledger: Ledger, steps: int = 0) -> None:
         """Makes the ledger's moments, which `state` shows as AdamW's does."""
         ledger.begin(steps)
-        self._state[ledger.table.stand] = dict(ledger.state)
+        self._state[ledger.stand] = dict(ledger.state)
 
     def _require_own_state(self, ledgers: Iterable[Ledger]) -> None:
         for ledger in ledgers:
-            shown = self._state.get(ledger.table.stand, {})
+            shown = self._state.get(ledger.stand, {})
             if any(shown.get(name) is not tensor for name, tensor in ledger.state.items()):
                 expected = "expected load_state_dict, or a new RowAdamW to begin anew"
                 raise RuntimeError(f"optimizer.state was replaced: {expected}")
@@ -294,10 +272,8 @@ def move_rows(ledgers: list[Ledger], settings: Settings) -> dict[Ledger, Borrowe
     Gives the rows that it moved, which are not written back yet.
     """
     read = {ledger: ledger.touched() for ledger in ledgers}
-    w = [rows.w for rows in read.values()]
-    g = [rows.gradient() for rows in read.values()]
-    m = [rows.moments[0] for rows in read.values()]
-    v = [rows.moments[1] for rows in read.values()]
+    parts = [(rows.w, rows.gradient(), *rows.moments) for rows in read.values()]
+    w, g, m, v = map(list, zip(*parts, strict=True))
     steps = [ledger.step for ledger in ledgers]
     beta1, beta2 = ledgers[0].betas
     adamw(w, g, m, v, [], steps, fused=True, beta1=beta1, beta2=beta2, **settings, **_PLAIN)

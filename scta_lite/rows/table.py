@@ -51,7 +51,6 @@ class VocabTable(nn.Module):
         self.dim = dim
         self.register_buffer("stored", nn.init.normal_(torch.empty(rows, dim)), persistent=False)
         self.lender: ReferenceType[RowAdamW] | None = None  # weak: an optimizer holds its tables
-        self.stand: Tensor | None = None  # what its groups hold
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding) -> VocabTable:
@@ -187,10 +186,9 @@ def merged(look_ups: list[Borrowed], seen: Tensor) -> Borrowed:
 
     The look-ups' leaves lose their gradients.
     """
-    all_ids = torch.cat([rows.ids for rows in look_ups])  # (n,)
-    all_w = torch.cat([rows.w for rows in look_ups])  # (n, dim)
+    parts = [(rows.ids, rows.w, rows.w.grad) for rows in look_ups]
+    all_ids, all_w, gradients = map(torch.cat, zip(*parts, strict=True))  # (n,), (n, dim) twice
     all_moments = torch.cat([rows.moments for rows in look_ups], dim=1)  # (2, n, dim)
-    gradients = torch.cat([rows.w.grad for rows in look_ups])  # (n, dim)
     ids, places = distinct(all_ids, seen)  # (U,), (n,)
     first = places if ids is all_ids else None
     places, U = places.long(), len(ids)

@@ -1,7 +1,7 @@
 """Runs in, matplotlib Figures out, and the paper's table.
 
 A method has the same colour, marker and line in every figure. Which runs make one point is said
-in `scta_lite.points`. Hollow points are extrapolated.
+in `scta_lab.study.points`. Hollow points are extrapolated.
 """
 
 from pathlib import Path
@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from scta_lite import paper
 
-from scta_lite.points import LOOK, by_kind, complete, points, style
-from scta_lite.points import METHODS as METHODS  # the methods that a figure knows
+from scta_lab.study.points import LOOK, by_kind, complete, points, style
+from scta_lab.study.points import METHODS as METHODS  # the methods that a figure knows
 
-STYLE = Path(__file__).with_name("scta.mplstyle")
+STYLE = Path(paper.__file__).with_name("scta.mplstyle")
 GREY = "#555555"
 WHOLE_TRAINING = "seconds for the whole training"
 TABLE = {  # a column of the results' table: the column of the runs, and how its number is written
@@ -155,7 +156,7 @@ def _line(ax: Axes, line: pd.DataFrame, look: pd.Series) -> None:
 
 
 def _values(ax: Axes, table: pd.DataFrame) -> None:
-    """The values of one panel: the highest at a V above its point, the lowest below, others beside."""
+    """The values of one panel: the highest at a V above its point, the lowest below it."""
     outline = [withStroke(linewidth=3, foreground="white")]
     above = table.groupby("vocab").value.rank(method="first", ascending=False) == 1
     below = table.groupby("vocab").value.rank(method="first") == 1

@@ -6,7 +6,6 @@ median is the point and their quartiles its bar.
 """
 
 import pandas as pd
-
 from scta_lite.sweep import captured
 
 LOOK = ["label", "color", "marker", "linestyle"]
