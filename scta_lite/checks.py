@@ -86,7 +86,8 @@ def positive(name: str, value: Any) -> None:
 
 def row_betas(betas: tuple, decay: float) -> None:
     """Raises ValueError for betas for which a row's missed steps have no finite sum."""
-    if not (len(betas) == 2 and 0 <= betas[0] < CLOSEST * betas[1] * (1 - decay) and betas[1] < 1):
+    most = CLOSEST * betas[-1] * (1 - decay)
+    if not (len(betas) == 2 and 0 <= betas[0] < most and betas[1] < 1):
         expected = f"expected 0 ≤ β1 < {CLOSEST} β2 (1 - λ) and β2 < 1"
         raise ValueError(f"betas={betas}: {expected}, with λ = lr · weight_decay = {decay:g}")
 
@@ -94,7 +95,8 @@ def row_betas(betas: tuple, decay: float) -> None:
 def is_out_of_memory(error: Exception) -> bool:
     """True too for the plain RuntimeError of torch on a CPU, and for cuBLAS's and cuDNN's."""
     words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in message for word in words)
 
 
 def device(name: str) -> torch.device:

@@ -69,7 +69,9 @@ class StepTimer:
         return event
 
     def _between(self, a: Mark, b: Mark) -> float:
-        return a.elapsed_time(b) if self.device.type == "cuda" else 1e3 * (b - a)
+        if self.device.type == "cuda":
+            return a.elapsed_time(b)
+        return 1e3 * (b - a)
 
 
 def finish(device: torch.device) -> None:

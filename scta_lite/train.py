@@ -212,7 +212,8 @@ def device_name(device: torch.device) -> str:
     """What a figure calls the machine: the GPU's name, or the processor's with its cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":  # the command has every method, setting and text: it is the laboratory's

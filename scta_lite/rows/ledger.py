@@ -226,7 +226,9 @@ class Ledger:
 
 def _terms(ratio: float) -> int:
     """How many terms of a sum count, each this ratio of the one before."""
-    return 1 + int(math.log(_NOTHING) / math.log(ratio)) if ratio > 0 else 1
+    if ratio == 0:
+        return 1
+    return 1 + int(math.log(_NOTHING) / math.log(ratio))
 
 
 @lru_cache(maxsize=8)

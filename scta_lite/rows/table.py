@@ -49,7 +49,8 @@ class VocabTable(nn.Module):
         checks.integer("dim", dim, 1)
         self.rows = rows
         self.dim = dim
-        self.register_buffer("stored", nn.init.normal_(torch.empty(rows, dim)), persistent=False)
+        stored = nn.init.normal_(torch.empty(rows, dim))
+        self.register_buffer("stored", stored, persistent=False)
         self.lender: ReferenceType[RowAdamW] | None = None  # weak: an optimizer holds its tables
 
     @classmethod
@@ -146,7 +147,9 @@ class Borrowed(NamedTuple):
 
     def gradient(self) -> Tensor:
         """(U, dim), the same for equal ids: their copies move alike, and any of them may stay."""
-        return self.w.grad if self.first is None else self.w.grad.index_select(0, self.first)
+        if self.first is None:
+            return self.w.grad
+        return self.w.grad.index_select(0, self.first)
 
 
 def distinct(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
