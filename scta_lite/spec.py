@@ -82,12 +82,18 @@ class Spec:
         steps = f"at most {self.steps_total}, a whole training; raise epochs"
         self.require("steps", (self.steps or 0) <= self.steps_total, steps)
         self.check_negatives()
+        self.check_rows()
 
     def check_negatives(self) -> None:
         """K below V: so the paper has it. Single numbers have no direction to learn."""
         if self.method == "semantic":
             self.require("negatives", self.negatives < self.vocab, f"fewer than vocab={self.vocab}")
             self.check_integer("semantic_dim", 2)
+
+    def check_rows(self) -> None:
+        """That RowAdamW can do without the rows that a step does not read."""
+        if self.optimizer == "rows":
+            checks.row_betas(self.betas, self.lr * self.weight_decay)
 
     @property
     def epoch_steps(self) -> int:
@@ -172,5 +178,3 @@ class Spec:
 
         expected = "two numbers from 0 up and below 1"
         self.check("betas", rule, expected, lambda betas: tuple(map(float, betas)))
-        if self.optimizer == "rows":
-            checks.row_betas(self.betas, self.lr * self.weight_decay)
