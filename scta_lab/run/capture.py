@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from scta_lite.rows import RowAdamW
+from scta_lite.rows import RowAdamW, VocabTable
 from scta_lite.rows.ledger import Ledger
 from scta_lite.rows.optimizer import Settings, checked, move_rows
 from scta_lite.timing import StepTimer
@@ -112,10 +112,18 @@ class CapturedRows(RowAdamW):
                 ledger.stamp(ids)
 
     def flush(self) -> None:
+        self._require_no_capture()
+        super().flush()
+
+    def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            self._require_no_capture()
+        return super().borrow(table, ids)
+
+    def _require_no_capture(self) -> None:
         if self.being_captured is not None:
             expected = "expected look-ups with gradients alone"
             raise RuntimeError(f"a table is read whole in a captured step: {expected}")
-        super().flush()
 
     def _require_no_gradients(self) -> None:
         if any(ledger.used for ledger in ledgers(self)):
