@@ -24,6 +24,7 @@ from scta_lite.rows import RowAdamW, VocabTable
 from scta_lite.spec import Spec
 from scta_lite.timing import StepTimer, finish
 
+BLOCK = 256  # steps whose examples are read at once
 AVERAGED = 50  # steps at the end over which the final loss is averaged
 
 
@@ -115,11 +116,12 @@ class Run:
         spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
         for epoch in range(spec.epochs):
             order = torch.randperm(spec.examples, generator=generator)
-            order = order[: spec.epoch_steps * spec.batch]  # whole batches alone
-            used = order % len(self.data)  # where there are fewer than `examples`, they come again
+            # whole batches alone; where there are fewer than `examples`, they come again
+            used = order[: spec.epoch_steps * spec.batch] % len(self.data)
             done = max(0, self.done - epoch * spec.epoch_steps)
-            for numbers in used.view(-1, spec.batch)[done:]:
-                yield self.data.rows(numbers, self.device)
+            for numbers in used.view(-1, spec.batch)[done:].split(BLOCK):  # (≤ BLOCK, B)
+                examples = self.data.rows(numbers.flatten(), self.device)
+                yield from examples.view(-1, spec.batch, spec.seq_len)
 
     def step(self, batches: Iterator[Tensor]) -> None:
         """One step, its phases timed. Its loss stays on the device: nothing waits for a GPU."""

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -135,34 +134,6 @@ def twins(rows, dim, dtype=torch.float64, **settings):
     dense.weight.data.copy_(table.weight)
     settings = {"lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.1} | settings
     return (table, RowAdamW([table], **settings)), (dense, torch.optim.AdamW(dense.parameters(), **settings))
-
-
-@dataclass
-class NaiveAdamW:
-    """AdamW over all rows of a table (V, dim), which `step` changes in place: every row moves at every step."""
-
-    table: torch.Tensor
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
-
-    def __post_init__(self):
-        self.t = 0  # steps done
-        self.m = torch.zeros_like(self.table)
-        self.v = torch.zeros_like(self.table)
-
-    def step(self, ids: torch.Tensor, gradients: torch.Tensor) -> None:
-        """One step, which read the rows of ids (n,), with the loss's gradients (n, dim) of them."""
-        beta1, beta2 = self.betas
-        self.t += 1
-        g = torch.zeros_like(self.table).index_add(0, ids, gradients)  # (V, dim), mostly 0
-        self.m = beta1 * self.m + (1 - beta1) * g
-        self.v = beta2 * self.v + (1 - beta2) * g**2
-        m_hat = self.m / (1 - beta1**self.t)
-        v_hat = self.v / (1 - beta2**self.t)
-        self.table *= 1 - self.lr * self.weight_decay
-        self.table -= self.lr * m_hat / (v_hat.sqrt() + self.eps)
 
 
 class SameScores(nn.Module):

@@ -12,13 +12,14 @@ from itertools import product
 
 import pytest
 import torch
-from reference import NaiveAdamW, twins
+from reference import twins
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.optim.adamw import adamw
 
 from scta_lab.methods import samplers
 from scta_lab.methods.model import LanguageModel
+from scta_lab.methods.naive import NaiveAdamW
 from scta_lab.run.loop import optimizers
 from scta_lab.run.rows import restore, snapshot
 from scta_lite import RowAdamW, VocabTable
