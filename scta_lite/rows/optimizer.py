@@ -135,7 +135,7 @@ class RowAdamW(torch.optim.Optimizer):
         """Rows (…, dim) of ids (…), current, whose gradient `step` will use, for `table(ids)`."""
         with self._lock:
             ledger = self._ledgers[table]
-            if not ledger.era:
+            if torch.is_grad_enabled() and not ledger.era:
                 self.begin(ledger)
             return ledger.borrow(ids)
 

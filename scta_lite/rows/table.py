@@ -8,17 +8,15 @@ back. Left out of `nn.Embedding`: padding_idx, max_norm and scale_grad_by_freq.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from weakref import ReferenceType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from scta_lite import checks
-
-if TYPE_CHECKING:
-    from scta_lite.rows.optimizer import RowAdamW
 
 
 class VocabTable(nn.Module):
@@ -51,7 +49,7 @@ class VocabTable(nn.Module):
         self.dim = dim
         stored = nn.init.normal_(torch.empty(rows, dim))
         self.register_buffer("stored", stored, persistent=False)
-        self.lender: ReferenceType[RowAdamW] | None = None  # weak: an optimizer holds its tables
+        self.lender: ReferenceType[Optimizer] | None = None  # weak: it holds its tables
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding) -> VocabTable:
@@ -97,7 +95,7 @@ class VocabTable(nn.Module):
             raise RuntimeError(f"optimizer=None: this table's rows cannot be trained; {expected}")
         return F.embedding(ids, self.stored)
 
-    def owner(self) -> RowAdamW | None:
+    def owner(self) -> Optimizer | None:
         """The optimizer that has the table, if any: a later one may have taken it over."""
         lender = self.lender() if self.lender is not None else None
         return lender if lender is not None and lender.owns(self) else None

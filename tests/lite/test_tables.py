@@ -346,3 +346,16 @@ def test_a_strict_load_knows_every_key():
     with pytest.raises(RuntimeError, match=r"Unexpected key.*table\.scale"):
         model.load_state_dict(state)
     assert model.load_state_dict(state, strict=False).unexpected_keys == ["table.scale"]
+
+
+def test_a_table_that_is_only_read_gets_no_moments():
+    table = VocabTable(30, 4)
+    rows = RowAdamW([table], lr=0.1)
+    with torch.inference_mode():
+        table(torch.tensor([3]))
+    assert not rows.state
+    table(torch.tensor([3])).sum().backward()
+    rows.step()
+    with torch.inference_mode():
+        read = table(torch.arange(30))
+    assert torch.equal(read, table.weight)
