@@ -1,7 +1,7 @@
 """`Ledger`: what RowAdamW keeps of a table, and how a row that missed some steps is made current.
 
 A dense AdamW moves all V rows at every step, those without a gradient too: their momentum goes on,
-and so does their decay. RowAdamW makes those moves up at once, when a row is
+and so does their decay (`naive` shows it). RowAdamW makes those moves up at once, when a row is
 next read. Let lr_j and λ_j = lr_j · weight_decay be what step j used, and a row, with moments m and
 v, be last current after step s. AdamW's steps s+1 … t without a gradient sum up to (derived in
 notebook 04)

@@ -19,13 +19,13 @@ from torch.optim.adamw import adamw
 
 from scta_lab.methods import samplers
 from scta_lab.methods.model import LanguageModel
-from scta_lab.methods.naive import NaiveAdamW
 from scta_lab.run.loop import optimizers
 from scta_lab.run.rows import restore, snapshot
 from scta_lite import RowAdamW, VocabTable
 from scta_lite.losses import log_uniform, uniform
 from scta_lite.rows import ledger as ledgers
 from scta_lite.rows import table as tables
+from scta_lite.rows.naive import NaiveAdamW
 
 
 def differ(rows, dim, steps, *, batch=64, **settings):
