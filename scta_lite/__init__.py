@@ -1,8 +1,8 @@
 """The paper on SCTA (Semantic Contrastive Token Approximation), executable. Start with notebooks/.
 
-Read it in this order: paper, spec, losses, model, timing, train, sweep; then notebook
-and checks. `rows` (naive, table, ledger, optimizer) is for a second evening: until then VocabTable is an
-embedding, and RowAdamW its AdamW. `scta_lab` has what is beyond the paper, and draws its figures.
+Read it in this order: paper, spec, losses, model, timing, train, sweep; then notebook and checks.
+`rows` (naive, table, ledger, optimizer) is for a second evening: until then VocabTable is an
+embedding, and RowAdamW its AdamW. `scta_lab` has what is beyond the paper, and draws the figures.
 """
 
 import importlib
