@@ -156,29 +156,42 @@ def _line(ax: Axes, line: pd.DataFrame, look: pd.Series) -> None:
 
 
 def _values(ax: Axes, table: pd.DataFrame) -> None:
-    """The values of one panel: the highest at a V above its point, the lowest below it."""
+    """The values of one panel, each on the side of its point where the next is farther.
+
+    One without room on either side stands beside its point.
+    """
+    room = (table.value.max() / table.value.min()) ** 0.15  # the least ratio with room between
+    table = table.sort_values(["vocab", "value"])
+    # the ratios to the next point below and above, infinite where there is none
+    lower = table.groupby("vocab").value.shift(1, fill_value=0)
+    table["down"] = table.value / lower
+    table["up"] = table.groupby("vocab").down.shift(-1, fill_value=np.inf)
     outline = [withStroke(linewidth=3, foreground="white")]
-    above = table.groupby("vocab").value.rank(method="first", ascending=False) == 1
-    below = table.groupby("vocab").value.rank(method="first") == 1
-    for point in table.assign(above=above, below=below).itertuples():
-        text = short(point.value) if point.value >= 10 else f"{point.value:.2f}"
+    for point in table.itertuples():
         look = {"color": point.color, "path_effects": outline}
-        if point.above:
-            _note(ax, text, (point.vocab, point.high), (0, 8), "center", **look)
-        elif point.below:
-            _note(ax, text, (point.vocab, point.low), (0, -16), "center", **look)
-        else:
+        text = f"{point.value:.2f}"
+        if point.value >= 10:
+            text = short(point.value)
+        if max(point.up, point.down) < room:
             _note(ax, text, (point.vocab, point.value), (8, -3), "left", **look)
+        elif point.up >= point.down:
+            _note(ax, text, (point.vocab, point.high), (0, 8), "center", **look)
+        else:
+            _note(ax, text, (point.vocab, point.low), (0, -16), "center", **look)
 
 
 def _missing(ax: Axes, table: pd.DataFrame) -> None:
-    """A ✗ at the foot of the panel for each point without a number."""
+    """A ✗ at the foot of the panel, with the reason, for each point without a number."""
     foot = ax.get_xaxis_transform()
     words = {"killed": "did not finish", "ok": "no such run of CE"}
     cross = {"markersize": 9, "markeredgewidth": 2, "clip_on": False}
     for row, point in enumerate(table.itertuples()):
         place = (point.vocab, 0.05 + 0.09 * row)
-        text = f"{point.label}: {words.get(point.status, point.status.replace('_', ' '))}"
+        what = words.get(point.status, point.status.replace("_", " "))
+        text = f"{point.label}: {what}"
+        if isinstance(point.reason, str):
+            reason, *_ = point.reason.split(";")
+            text += f"\n({reason})"
         ax.plot(*place, "x", transform=foot, color=point.color, **cross)
         _note(ax, text, place, (-9, 0), "right", color=point.color, xycoords=foot, va="center")
 

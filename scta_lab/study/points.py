@@ -2,7 +2,7 @@
 
 The runs are those of `published_runs()` or `load_runs(folder)`, or both. Those of one
 machine, method, optimizer and V are one point, whatever else differs: choose them first. Their
-median is the point and their quartiles its bar.
+median is the point and their quartiles its bar; of a single run the bar is that of its steps.
 """
 
 import pandas as pd
@@ -25,7 +25,8 @@ METHODS = {  # by method and optimizer; the colours are Okabe and Ito's, safe fo
 }
 CAPTURED = ", captured"  # behind the optimizer of a run whose steps were each one CUDA graph
 POINT = ["machine", "method", "optimizer", "vocab"]  # runs that have these in common are one point
-OPTIONAL = ["extrapolated", "fingerprint"]
+STEPS = ["step_ms", "step_ms_q1", "step_ms_q3"]
+OPTIONAL = [*STEPS, "extrapolated", "fingerprint", "reason"]
 
 
 def style(method: str, optimizer: str = "dense") -> dict[str, str]:
@@ -80,14 +81,32 @@ def points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
     if runs.empty:
         raise ValueError(f"runs: there is none with {column}; expected one or more")
-    runs = complete(runs, []).astype({column: float})  # where nothing was measured there is a None
-    groups = runs.groupby(POINT, sort=False)
-    if groups.fingerprint.nunique().gt(1).any():
+    numbers = dict.fromkeys([column, *STEPS], float)  # where nothing was measured there is a None
+    groups = complete(runs, []).astype(numbers).groupby(POINT, sort=False)
+    table = pd.DataFrame([_point(part, column) for _, part in groups])
+    return table.sort_values("vocab", kind="stable", ignore_index=True)
+
+
+def _point(runs: pd.DataFrame, column: str) -> dict:
+    """Runs that differ in their seed alone, as one: their median, with their quartiles."""
+    if runs.fingerprint.nunique() > 1:
         raise ValueError("runs: one point is of several texts; expected those of one fingerprint")
-    measured = runs.assign(missing=runs[column].isna()).sort_values("missing", kind="stable")
-    table = measured.drop_duplicates(POINT).set_index(POINT)  # of each point a run that ended
-    values = groups[column]
-    spread = {"value": values.median(), "low": values.quantile(0.25), "high": values.quantile(0.75)}
-    table = table.assign(**spread).reset_index().sort_values("vocab", kind="stable")
-    looks = [style(*kind) for kind in zip(table.method, table.optimizer, strict=True)]
-    return table.reset_index(drop=True).join(pd.DataFrame(looks))
+    done = runs[runs[column].notna()]
+    first = runs.iloc[0] if done.empty else done.iloc[0]
+    low, high = done[column].quantile([0.25, 0.75])
+    if len(done) == 1:
+        low, high = _quartiles(first, column)
+    value = {"value": done[column].median(), "low": low, "high": high}
+    return first.to_dict() | value | style(first.method, first.optimizer)
+
+
+def _quartiles(run: pd.Series, column: str) -> list[float]:
+    """A run's value at the quartiles of its step time; itself, twice, where they say nothing.
+
+    A step twice as long makes twice the seconds, and half the tokens a second.
+    """
+    power = {"seconds": 1, "tokens_per_s": -1}.get(column)
+    if power is None or pd.isna(run.step_ms_q1):
+        return [run[column]] * 2
+    quartiles = [run.step_ms_q1, run.step_ms_q3]
+    return sorted(run[column] * (step / run.step_ms) ** power for step in quartiles)

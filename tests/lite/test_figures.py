@@ -104,11 +104,15 @@ def test_a_run_that_did_not_finish_is_said_not_drawn_as_zero():
     assert all(ax.get_ylim()[0] > 0 for ax in figure.axes)
 
 
-def test_extrapolation_is_drawn_and_one_run_has_no_bar():
+def test_quartiles_and_extrapolation_are_drawn():
     runs = published_runs().query("machine == 'RTX A6000'").assign(extrapolated=True)
-    for draw in (figures.throughput, figures.training_time):
+    runs = runs.assign(step_ms_q1=runs.step_ms * 0.8, step_ms_q3=runs.step_ms * 1.25)
+    for draw, column in ((figures.throughput, "tokens_per_s"), (figures.training_time, "seconds")):
         figure = draw(runs)
-        assert not figure.axes[0].collections
+        bars = [segment for c in figure.axes[0].collections for segment in c.get_segments()]
+        spans = sorted(tuple(segment[:, 1]) for segment in bars)
+        expected = sorted((v * 0.8, v * 1.25) for v in runs[column])
+        assert [pytest.approx(span) for span in expected] == spans
         assert figure.legends[0].get_texts()[-1].get_text() == "extrapolated"
 
 
