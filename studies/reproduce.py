@@ -1,8 +1,8 @@
 """A stored run's Spec, run again here: `make reproduce RUN=<run id>`. Prints both results.
 
 On one machine with one thread and the same versions the losses are the same, bit for bit. Elsewhere
-sums are taken in another order, and they drift apart; a text of another fingerprint, of other versions of the
-installed packages or another file, gives another training.
+sums are taken in another order, and they drift apart. A text of another fingerprint, of other
+versions of the installed packages or of another file, gives another training.
 """
 
 import argparse
