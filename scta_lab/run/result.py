@@ -140,8 +140,9 @@ def read(path: Path) -> dict:
     """
     try:
         run = json.loads(path.read_bytes())
+        later = _later_settings(run, path.stem)
         _refuse_markup(run)
-        return run | _later_settings(run, path.stem)
+        return run | later
     except (FileNotFoundError, NotADirectoryError):
         raise
     except KeyError as error:

@@ -89,10 +89,13 @@ def points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _point(runs: pd.DataFrame, column: str) -> dict:
     """Runs that differ in their seed alone, as one: their median, with their quartiles."""
-    if runs.fingerprint.nunique() > 1:
-        raise ValueError("runs: one point is of several texts; expected those of one fingerprint")
     done = runs[runs[column].notna()]
     first = runs.iloc[0] if done.empty else done.iloc[0]
+    texts = runs.fingerprint.dropna().unique()
+    if len(texts) > 1:
+        several = f"{first.method} at V = {first.vocab} has runs of several texts"
+        expected = f"expected those of one, as runs[runs.fingerprint == {texts[0]!r}]"
+        raise ValueError(f"runs: {several}, fingerprints {', '.join(texts)}; {expected}")
     low, high = done[column].quantile([0.25, 0.75])
     if len(done) == 1:
         low, high = _quartiles(first, column)
