@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 
 from notebooks import smaller
 from scta_lab import load_runs
-from scta_lab.study import labels
-from scta_lite import figures, published_runs
-from scta_lite.checks import printable
+from scta_lab.base.files import printable
+from scta_lab.study import figures, labels
+from scta_lite import published_runs
 from tables import BENCH, RUNS, STUDY, method, on_gpu, views
 
 SAMPLES = RUNS / "two-cores" / "stages" / "found" / "samples.json"

@@ -1,11 +1,13 @@
 """The paper on SCTA (Semantic Contrastive Token Approximation), executable. Start with notebooks/.
 
-Read it in this order: paper, spec, losses, model, timing, train, sweep; then points, figures,
-notebook and checks. `rows` (naive, table, ledger, optimizer) is for a second evening: until then
-VocabTable is an embedding, and RowAdamW its AdamW. `scta_lab` has what is beyond the paper.
+Read it in this order: paper, spec, losses, model, timing, train, sweep; then notebook and checks.
+`rows` (naive, table, ledger, optimizer) is for a second evening: until then VocabTable is an
+embedding, and RowAdamW its AdamW. `scta_lab` has what is beyond the paper, and draws the figures.
 """
 
+import importlib
 import warnings
+from types import ModuleType
 
 from scta_lite.losses import contrastive_loss, cross_entropy, semantic_loss
 from scta_lite.paper import PAPER, published_epoch_losses, published_runs
@@ -32,3 +34,10 @@ __all__ = [
     "sweep",
     "train",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`from scta_lite import figures`: the laboratory's, for the paper's runs and measured ones."""
+    if name == "figures":
+        return importlib.import_module("scta_lab.study.figures")
+    raise AttributeError(name)

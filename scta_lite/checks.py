@@ -13,6 +13,7 @@ from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64,)
+CLOSEST = 0.9997  # of RowAdamW, β1 to β2 (1 - λ): up to this a sum is final after 140,000 steps
 
 
 def shape(name: str, value: Any, letters: str, dtypes: tuple = FLOATS, **sizes: int) -> None:
@@ -79,15 +80,23 @@ def positive(name: str, value: Any) -> None:
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         return
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_real or not 0 < value < math.inf:
+    if not is_number(value) or value <= 0:
         raise ValueError(f"{name}={value!r}: expected a finite number above 0")
+
+
+def row_betas(betas: tuple, decay: float) -> None:
+    """Raises ValueError for betas for which a row's missed steps have no finite sum."""
+    most = CLOSEST * betas[-1] * (1 - decay)
+    if not (len(betas) == 2 and 0 <= betas[0] < most and betas[1] < 1):
+        expected = f"expected 0 ≤ β1 < {CLOSEST} β2 (1 - λ) and β2 < 1"
+        raise ValueError(f"betas={betas}: {expected}, with λ = lr · weight_decay = {decay:g}")
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """True too for the plain RuntimeError of torch on a CPU, and for cuBLAS's and cuDNN's."""
     words = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
-    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in message for word in words)
 
 
 def device(name: str) -> torch.device:
@@ -97,28 +106,10 @@ def device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device(name)
-    match = re.fullmatch(r"cuda(:(0|[1-9]\d*))?", name, re.A)
+    match = re.fullmatch(r"cpu|cuda(:(0|[1-9]\d*))?", name, re.A)
     if match is None:
         raise ValueError(f'device={name!r}: expected "auto", "cpu", "cuda" or "cuda:1", …')
     gpus = torch.cuda.device_count()
-    if int(match[2] or 0) >= gpus:
+    if name != "cpu" and int(match[2] or 0) >= gpus:
         raise ValueError(f'device={name!r}: {gpus} GPUs are here; expected "auto" or "cpu"')
     return torch.device(name)
-
-
-def printable(text: str) -> str:
-    r"""The text as a terminal may have it: what it would obey, an escape sequence, is written out.
-
-    >>> print(printable("a token \x1b[31m, a line\nand another"))
-    a token \x1b[31m, a line
-    and another
-    """
-    return "".join(map(_printable_character, text))
-
-
-def _printable_character(character: str) -> str:
-    if character.isprintable() or character in "\n\t":
-        return character
-    return character.encode("unicode_escape").decode()

@@ -30,8 +30,8 @@ def cross_entropy(
     are, L is NaN, as torch's.
 
     With `chunk`, only (chunk, V) logits exist at a time: each chunk's are computed again in the
-    backward pass, for the same result at one more product with W. The sum over chunks is in float32
-    at least. ValueError names an argument of a wrong shape or dtype, or chunk < 1.
+    backward pass, for the same result at one more product with W. Sums are in float32 at least.
+    ValueError names an argument of a wrong shape or dtype, or chunk < 1.
 
     >>> hidden, weight, target = torch.zeros(3, 4), torch.ones(50_000, 4), torch.arange(3)
     >>> cross_entropy(hidden, weight, target).item()  # ln V
@@ -40,20 +40,23 @@ def cross_entropy(
     checks.shape("hidden", hidden, "N d")
     checks.shape("weight", weight, "V d", d=hidden.shape[1])
     checks.shape("target", target, "N", checks.INTEGERS, N=len(hidden))
+
+    def loss(h: Tensor, y: Tensor, reduction: str) -> Tensor:
+        logits = h @ weight.T  # (N, V) or (chunk, V)
+        return F.cross_entropy(_wide(logits), y, reduction=reduction)
+
     if chunk is None:
-        logits = hidden @ weight.T  # (N, V)
-        return F.cross_entropy(logits, target)
+        return loss(hidden, target, "mean")
     checks.integer("chunk", chunk, 1)
-
-    def chunk_loss(h: Tensor, y: Tensor) -> Tensor:
-        logits = h @ weight.T  # (chunk, V)
-        at_least_float32 = torch.promote_types(logits.dtype, torch.float32)
-        return F.cross_entropy(logits.to(at_least_float32), y, reduction="sum")
-
     total = 0
     for h, y in zip(hidden.split(chunk), target.split(chunk), strict=True):
-        total += checkpoint(chunk_loss, h, y, use_reentrant=False, preserve_rng_state=False)
+        total += checkpoint(loss, h, y, "sum", use_reentrant=False, preserve_rng_state=False)
     return total / (target != IGNORED).sum()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least, for sums of many numbers."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def contrastive_loss(
@@ -70,7 +73,8 @@ def contrastive_loss(
 
     `log_q`, the log probabilities under the sampler of the positive (N,) and of the negatives (N,
     K) or (K,), is subtracted from the scores first. `hits`, bool (N, K), leaves a negative out
-    where it is True. ValueError names an argument of a wrong shape or dtype.
+    where it is True. Sums are in float32 at least. ValueError names an argument of a wrong shape or
+    dtype, or on a CPU a positive that the sampler never draws, log q = -inf.
 
     >>> contrastive_loss(torch.zeros(5), torch.zeros(5, 32)).item()  # constant scores: ln(K + 1)
     3.496...
@@ -85,7 +89,7 @@ def contrastive_loss(
     if hits is not None:
         checks.shape("hits", hits, "N K", (torch.bool,), N=N, K=K)
         negative_scores = negative_scores.masked_fill(hits, -math.inf)
-    rivals = negative_scores.logsumexp(dim=-1)  # (N,)
+    rivals = _wide(negative_scores).logsumexp(dim=-1)  # (N,)
     # log(1 + exp(rivals - s)). Above its threshold softplus gives x itself; at the default of 20
     # that shows in float64.
     return F.softplus(rivals - positive_score, threshold=40).mean()
@@ -93,16 +97,14 @@ def contrastive_loss(
 
 def _check_log_q(log_q: LogQ, N: int, K: int) -> None:
     if not isinstance(log_q, tuple) or len(log_q) != 2:
-        kind = type(log_q).__name__
-        raise ValueError(
-            f"log_q of type {kind}: expected a pair, of the positive and of the negatives"
-        )
+        expected = "expected a pair, of the positive and of the negatives"
+        raise ValueError(f"log_q of type {type(log_q).__name__}: {expected}")
     checks.shape("log_q[0]", log_q[0], "N", N=N)
     shared = isinstance(log_q[1], Tensor) and log_q[1].dim() == 1
-    if shared:
-        checks.shape("log_q[1]", log_q[1], "K", K=K)
-    else:
-        checks.shape("log_q[1]", log_q[1], "N K", N=N, K=K)
+    checks.shape("log_q[1]", log_q[1], "K" if shared else "N K", N=N, K=K)
+    is_read = log_q[0].device.type == "cpu" and not torch.compiler.is_compiling()
+    if is_read and log_q[0].isneginf().any():
+        raise ValueError("log_q[0] with -inf: expected a sampler that may draw every positive")
 
 
 def semantic_loss(

@@ -69,16 +69,9 @@ def published_epoch_losses() -> pd.DataFrame:
 
 
 def published_table(name: str, columns: set[str]) -> pd.DataFrame:
-    """The table of that name, as it stands.
-
-    An error names it where it is missing (FileNotFoundError), where it is no table or where a
-    column is missing (ValueError).
-    """
+    """The table of that name, as it stands; ValueError where it is none, or lacks a column."""
     try:
         table = pd.read_csv(TABLES / name)
-    except FileNotFoundError:
-        message = f"data/paper/{name} is missing: expected the paper's table"
-        raise FileNotFoundError(message) from None
     except ValueError as error:
         raise ValueError(f"data/paper/{name}: no table ({error})") from None
     missing = columns - set(table)

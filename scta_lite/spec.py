@@ -5,12 +5,15 @@ stands at the end, with the plain reading as its default."""
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from scta_lite import checks
 from scta_lite.paper import PAPER
+
+MOST = 2**63 - 1  # that an integer of torch holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class Spec:
         self.check_one_of("precision", self.PRECISIONS)
         self.check_name("device")
         self.check_integer("vocab", 2)
-        self.check_integer("steps", 2, or_none=True)  # the first one only warms up
+        self.check_integer("steps", 2)  # the first one only warms up
         self.check_integer("seed", 0)
         self.check_integer("seq_len", 2)
         for name in ("examples", "batch", "epochs", "hidden", "semantic_dim", "negatives"):
@@ -78,14 +81,19 @@ class Spec:
         self.require("batch", self.batch <= self.examples, f"at most examples={self.examples}")
         steps = f"at most {self.steps_total}, a whole training; raise epochs"
         self.require("steps", (self.steps or 0) <= self.steps_total, steps)
-        if self.optimizer == "rows":
-            self.require("betas", self.betas[0] < self.betas[1], "β1 < β2 with optimizer='rows'")
         self.check_negatives()
+        self.check_rows()
 
     def check_negatives(self) -> None:
-        """K below V: so the paper has it."""
+        """K below V: so the paper has it. Single numbers have no direction to learn."""
         if self.method == "semantic":
             self.require("negatives", self.negatives < self.vocab, f"fewer than vocab={self.vocab}")
+            self.check_integer("semantic_dim", 2)
+
+    def check_rows(self) -> None:
+        """That RowAdamW can do without the rows that a step does not read."""
+        if self.optimizer == "rows":
+            checks.row_betas(self.betas, self.lr * self.weight_decay)
 
     @property
     def epoch_steps(self) -> int:
@@ -108,10 +116,7 @@ class Spec:
 
     def changes(self) -> dict[str, Any]:
         """The settings that are not at their defaults."""
-        names = [f.name for f in fields(self)]
-        return {
-            name: getattr(self, name) for name in names if getattr(self, name) != self.default(name)
-        }
+        return {name: x for name, x in asdict(self).items() if x != self.default(name)}
 
     def run_id(self, fingerprint: str) -> str:
         """The name of the run's file: the method, V, and a hash of what is not default and of the
@@ -135,50 +140,41 @@ class Spec:
         if not is_right:
             raise ValueError(f"{name}={getattr(self, name)!r}: expected {expected}")
 
-    def check_integer(
-        self, name: str, least: int, most: int = 2**63 - 1, *, or_none: bool = False
-    ) -> None:
+    def check(self, name: str, rule: Callable[[Any], bool], expected: str, kind: Callable) -> None:
+        """Holds a setting to a rule and makes it one of a kind; None stays where it is default."""
         value = getattr(self, name)
-        if value is None and or_none:
+        if value is None and self.default(name) is None:
             return
-        bound = "up" if most == 2**63 - 1 else f"to {most:,}"
-        whole = checks.is_number(value) and value == int(value)
-        self.require(name, whole and least <= value <= most, f"an integer from {least} {bound}")
-        self._set(name, int(value))
+        self.require(name, rule(value), expected)
+        object.__setattr__(self, name, kind(value))  # the class is frozen
 
-    def check_positive(self, name: str, *, or_none: bool = False) -> None:
-        value = getattr(self, name)
-        if value is None and or_none:
-            return
-        self.require(name, checks.is_number(value) and value > 0, "a finite number above 0")
-        self._set(name, float(value))
+    def check_integer(self, name: str, least: int, most: int = MOST) -> None:
+        def rule(value: Any) -> bool:
+            return checks.is_number(value) and value == int(value) and least <= value <= most
+
+        bound = "up" if most == MOST else f"to {most:,}"
+        self.check(name, rule, f"an integer from {least} {bound}", int)
+
+    def check_positive(self, name: str) -> None:
+        self.check(name, lambda x: checks.is_number(x) and x > 0, "a finite number above 0", float)
 
     def check_from_0(self, name: str) -> None:
-        value = getattr(self, name)
-        self.require(name, checks.is_number(value) and value >= 0, "a finite number from 0 up")
-        self._set(name, float(value))
+        expected = "a finite number from 0 up"
+        self.check(name, lambda x: checks.is_number(x) and x >= 0, expected, float)
 
-    def check_one_of(self, name: str, choices: tuple, *, or_none: bool = False) -> None:
-        value = getattr(self, name)
-        if value is None and or_none:
-            return
-        same = any(
-            type(value) is type(choice) and value == choice for choice in choices
-        )  # 1 is not True
-        self.require(name, same, f"one of {', '.join(map(str, choices))}")
+    def check_one_of(self, name: str, choices: tuple) -> None:
+        def rule(value: Any) -> bool:  # 1 is not True
+            return any(type(value) is type(each) and value == each for each in choices)
+
+        self.check(name, rule, f"one of {', '.join(map(str, choices))}", lambda value: value)
+
+    def check_name(self, name: str) -> None:
+        self.check(name, lambda x: isinstance(x, str | Path) and str(x) != "", "a name", str)
 
     def check_betas(self) -> None:
-        betas = self.betas if isinstance(self.betas, list | tuple) else ()
-        right = len(betas) == 2 and all(checks.is_number(b) and 0 <= b < 1 for b in betas)
-        self.require("betas", right, "two numbers from 0 up and below 1")
-        self._set("betas", tuple(float(b) for b in betas))
+        def rule(value: Any) -> bool:
+            are_two = isinstance(value, list | tuple) and len(value) == 2
+            return are_two and all(checks.is_number(beta) and 0 <= beta < 1 for beta in value)
 
-    def check_name(self, name: str, *, or_none: bool = False) -> None:
-        value = getattr(self, name)
-        if value is None and or_none:
-            return
-        self.require(name, isinstance(value, str | Path) and str(value) != "", "a name")
-        self._set(name, str(value))
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the class is frozen
+        expected = "two numbers from 0 up and below 1"
+        self.check("betas", rule, expected, lambda betas: tuple(map(float, betas)))

@@ -73,9 +73,8 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     """
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
-        raise FileNotFoundError(
-            f"folder={str(folder)!r}: no runs (*.json) are here; a sweep writes them"
-        )
+        expected = "no runs (*.json) are here; a sweep writes them"
+        raise FileNotFoundError(f"folder={str(folder)!r}: {expected}")
     runs = pd.DataFrame([{"seconds": None} | json.loads(path.read_text()) for path in paths])
     order = ["vocab", "method", "optimizer", "seed"]
     return add_speedup(runs.sort_values(order, ignore_index=True))
@@ -87,8 +86,7 @@ def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
 
     Null without such a run; the median where there are several.
     """
-    is_dense = runs.get("optimizer", pd.Series("dense", runs.index)) == "dense"
-    ce = runs[(runs.method == "ce") & is_dense & ~captured(runs)]
+    ce = runs[(runs.method == "ce") & (runs.optimizer == "dense") & ~captured(runs)]
     return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
 
 

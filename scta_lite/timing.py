@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 PHASES = ("data", "forward", "backward", "optimizer")
+Mark = torch.cuda.Event | float
 MOST_WARM = 10  # steps that are left out at the start, at most
 
 
@@ -60,15 +61,17 @@ class StepTimer:
     def _lengths(self, marks: list) -> list[float]:
         return [self._between(a, b) for a, b in pairwise(marks)]
 
-    def _now(self) -> torch.cuda.Event | float:
+    def _now(self) -> Mark:
         if self.device.type != "cuda":
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
 
-    def _between(self, a: torch.cuda.Event | float, b: torch.cuda.Event | float) -> float:
-        return a.elapsed_time(b) if self.device.type == "cuda" else 1e3 * (b - a)
+    def _between(self, a: Mark, b: Mark) -> float:
+        if self.device.type == "cuda":
+            return a.elapsed_time(b)
+        return 1e3 * (b - a)
 
 
 def finish(device: torch.device) -> None:

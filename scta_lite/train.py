@@ -24,6 +24,7 @@ from scta_lite.rows import RowAdamW, VocabTable
 from scta_lite.spec import Spec
 from scta_lite.timing import StepTimer, finish
 
+BLOCK = 256  # steps whose examples are read at once
 AVERAGED = 50  # steps at the end over which the final loss is averaged
 
 
@@ -104,8 +105,8 @@ class Run:
     def make_optimizers(self) -> list[Optimizer]:
         """AdamW for the parameters, and RowAdamW for tables that are trained by rows, if any."""
         spec = self.spec
-        settings = {"lr": spec.lr, "betas": spec.betas, "eps": spec.eps}
-        settings["weight_decay"] = spec.weight_decay
+        names = ("lr", "betas", "eps", "weight_decay")
+        settings = {name: getattr(spec, name) for name in names}
         dense = AdamW(self.model.parameters(), fused=True, **settings)
         tables = [module for module in self.model.modules() if isinstance(module, VocabTable)]
         return [dense, RowAdamW(tables, **settings)] if tables else [dense]
@@ -115,11 +116,12 @@ class Run:
         spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
         for epoch in range(spec.epochs):
             order = torch.randperm(spec.examples, generator=generator)
-            order = order[: spec.epoch_steps * spec.batch]  # whole batches alone
-            used = order % len(self.data)  # where there are fewer than `examples`, they come again
+            # whole batches alone; where there are fewer than `examples`, they come again
+            used = order[: spec.epoch_steps * spec.batch] % len(self.data)
             done = max(0, self.done - epoch * spec.epoch_steps)
-            for numbers in used.view(-1, spec.batch)[done:]:
-                yield self.data.rows(numbers, self.device)
+            for numbers in used.view(-1, spec.batch)[done:].split(BLOCK):  # (≤ BLOCK, B)
+                examples = self.data.rows(numbers.flatten(), self.device)
+                yield from examples.view(-1, spec.batch, spec.seq_len)
 
     def step(self, batches: Iterator[Tensor]) -> None:
         """One step, its phases timed. Its loss stays on the device: nothing waits for a GPU."""
@@ -212,7 +214,8 @@ def device_name(device: torch.device) -> str:
     """What a figure calls the machine: the GPU's name, or the processor's with its cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":  # the command has every method, setting and text: it is the laboratory's

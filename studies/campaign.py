@@ -17,7 +17,8 @@ from scta_lab.base import machine
 from scta_lab.base.files import replace_file
 from scta_lab.judge import cost
 from scta_lab.run.processes import is_done
-from scta_lite import PAPER, figures
+from scta_lab.study import figures
+from scta_lite import PAPER
 
 BEGIN_S = 20  # seconds that a run's process takes before its first step, until one was measured
 TINY = {

@@ -5,7 +5,8 @@ import pandas as pd
 from campaign import Campaign
 from scta_lab.base.files import replace_file
 from scta_lab.run.table import ratios
-from scta_lite import figures, published_runs
+from scta_lab.study import figures
+from scta_lite import published_runs
 
 KIND = ["vocab", "method", "optimizer", "capture"]
 

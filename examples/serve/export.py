@@ -2,12 +2,12 @@
 
 The folder holds
 
-step.pt2        torch.export's program of one step: ids (B,) and the GRU's state (B, d) to queries
-                (B, F), and its next state
 index.faiss     the index of a vector for each token: finds the highest scores for a query
-vocabulary.npz  words and phrases, to turn text into ids and back
+words.json, phrases.npy   the vocabulary, to turn text into ids and back
 config.json     the sizes, and what the index needs to turn its distances into scores
 <run id>.json, <run id>.safetensors   the run and its weights, as they were trained
+
+Numbers and words alone: nothing in it is executed.
 """
 
 import argparse
@@ -17,31 +17,10 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from scta_lab import Result, load, text
 from scta_lab.base.files import writable
 from scta_lab.judge import search
-from scta_lab.methods.model import LanguageModel
-from scta_lite import VocabTable
-
-
-class Step(nn.Module):
-    """What the model does with one more token; `search.search_space` holds what it looks for."""
-
-    def __init__(self, model: LanguageModel):
-        super().__init__()
-        is_table = isinstance(model.embed, VocabTable)
-        self.embed = model.embed.to_embedding() if is_table else model.embed
-        self.widen, self.head, gru = model.widen, model.head, model.backbone
-        weights = {name.removesuffix("_l0"): x for name, x in gru.state_dict().items()}
-        self.cell = nn.GRUCell(gru.input_size, gru.hidden_size)  # a GRU for one token
-        self.cell.load_state_dict(weights)
-
-    def forward(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.cell(self.widen(self.embed(ids)), state)
-        return search.query(self.head, state), state
 
 
 def export(runs: Path, out: Path, run_id: str = "", kind: str = "HNSW32", corpus: str = "") -> None:
@@ -58,13 +37,12 @@ def export(runs: Path, out: Path, run_id: str = "", kind: str = "HNSW32", corpus
         expected = f"expected the text {spec.corpus!r} as it was then"
         raise ValueError(f"corpus={path!r}: not as the run read it; {expected}")
     writable(out)
-    torch.export.save(step_program(model), out / "step.pt2")
     vectors = search.search_space(model.head)  # (V, F)
     index = search.Approximate(vectors, kind)
     faiss.write_index(index.index, str(out / "index.faiss"))
     vocabulary = source.vocabulary(spec.vocab)
-    words = np.array(list(vocabulary.words), dtype=str)
-    np.savez_compressed(out / "vocabulary.npz", words=words, phrases=vocabulary.phrases)
+    (out / "words.json").write_text(json.dumps(list(vocabulary.words)))
+    np.save(out / "phrases.npy", vocabulary.phrases)
     config = {"run_id": result.run_id, "vocab": spec.vocab, "hidden": spec.hidden}
     config |= {"query": vectors.shape[1], "index": kind, "longest": index.longest.item()}
     (out / "config.json").write_text(json.dumps(config, indent=1))
@@ -84,16 +62,6 @@ def check(result: Result) -> None:
         raise ValueError("corpus='zipf': expected a text, as a server is asked in words")
     if not hasattr(model.head, "vectors"):
         raise ValueError(f"method={spec.method!r}: expected one with a vector for each token")
-
-
-def step_program(model: LanguageModel) -> torch.export.ExportedProgram:
-    """The program of a `Step`, for any number B of texts at a time."""
-    step = Step(model.eval()).requires_grad_(False)
-    ids = torch.zeros(2).long()
-    state = torch.zeros(2, model.backbone.hidden_size)
-    batch = torch.export.Dim("batch")
-    with torch.no_grad():  # else a change to it within the step would be part of the program
-        return torch.export.export(step, (ids, state), dynamic_shapes=({0: batch}, {0: batch}))
 
 
 def main() -> None:

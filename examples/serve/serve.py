@@ -5,8 +5,10 @@ curl localhost:8000/next --json '{"text": "The model is", "k": 3}'
 """
 
 import argparse
+import asyncio
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from threading import Semaphore
 
@@ -15,14 +17,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from torch import Tensor, nn
 
+from scta_lab import load
+from scta_lab.judge import search
+from scta_lab.methods.model import LanguageModel
 from scta_lab.text.vocabulary import Vocabulary
+from scta_lite import VocabTable
 
-LONGEST = 2_000  # characters of a text that is read
+LONGEST = 2_000  # characters of a text that is read, and tokens
+LARGEST = 32_768  # bytes of a request
+MOST_S = 10  # seconds of a request, from its first line to its answer
 
 
 class Question(BaseModel):
@@ -36,17 +45,34 @@ class Token(BaseModel):
     score: float  # not a probability, which would need the scores of all V tokens
 
 
+class Step(nn.Module):
+    """What the model does with one more token: ids (B,) and the GRU's state (B, d) to queries (B, F)."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        is_table = isinstance(model.embed, VocabTable)
+        self.embed = model.embed.to_embedding() if is_table else model.embed
+        self.widen, self.head, gru = model.widen, model.head, model.backbone
+        weights = {name.removesuffix("_l0"): x for name, x in gru.state_dict().items()}
+        self.cell = nn.GRUCell(gru.input_size, gru.hidden_size)  # a GRU for one token
+        self.cell.load_state_dict(weights)
+
+    def forward(self, ids: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.cell(self.widen(self.embed(ids)), state)
+        return search.query(self.head, state), state
+
+
 class Server:
     """The step, the index and the vocabulary of an exported folder."""
 
     def __init__(self, folder: Path, effort: int = 64):
         self.config = json.loads((folder / "config.json").read_text())
-        self.step = torch.export.load(folder / "step.pt2").module()
+        self.step = Step(load(folder, self.config["run_id"]).model.eval())
         self.index = faiss.read_index(str(folder / "index.faiss"))
         parameter = "efSearch" if "HNSW" in self.config["index"] else "nprobe"
         faiss.ParameterSpace().set_index_parameter(self.index, parameter, effort)
-        stored = np.load(folder / "vocabulary.npz")
-        self.vocabulary = Vocabulary(stored["words"].tolist(), stored["phrases"])
+        words = json.loads((folder / "words.json").read_text())
+        self.vocabulary = Vocabulary(words, np.load(folder / "phrases.npy"))
 
     @torch.no_grad()
     def next(self, text: str, k: int) -> list[Token]:
@@ -57,7 +83,10 @@ class Server:
         to a vector is then 2 (L - s · score).
         """
         state = torch.zeros(1, self.config["hidden"])
-        for i in self.vocabulary.encode(text).tolist():
+        ids = self.vocabulary.encode(text).tolist()
+        if len(ids) > LONGEST:
+            raise HTTPException(422, f"text of {len(ids):,} tokens: expected at most {LONGEST:,}")
+        for i in ids:
             query, state = self.step(torch.tensor([i]), state)
         longest = self.config["longest"]
         stretch = (longest / query.square().sum().clamp_min(1e-12)).sqrt()
@@ -85,6 +114,18 @@ def app(folder: Path, effort: int = 64) -> FastAPI:
         faults = [{key: fault[key] for key in shown} for fault in error.errors()]
         return JSONResponse({"detail": faults}, 422)
 
+    @api.middleware("http")
+    async def limit(request: Request, answer: Callable) -> Response:
+        """Refuses a large body unread, and gives a slow one up."""
+        size = request.headers.get("content-length", "0")
+        if "transfer-encoding" in request.headers or not size.isdecimal() or int(size) > LARGEST:
+            return JSONResponse({"detail": f"expected a body of at most {LARGEST:,} bytes"}, 413)
+        try:
+            async with asyncio.timeout(MOST_S):
+                return await answer(request)
+        except TimeoutError:
+            return JSONResponse({"detail": f"expected a request of at most {MOST_S} s"}, 408)
+
     @api.get("/")
     def config() -> dict:
         return server.config
@@ -104,7 +145,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--effort", type=int, default=64, help="HNSW's candidates, or IVF's lists")
     options = parser.parse_args()
-    uvicorn.run(app(options.folder, options.effort), port=options.port, log_level="warning")
+    limits = {"limit_concurrency": 128, "timeout_keep_alive": MOST_S}
+    served = app(options.folder, options.effort)
+    uvicorn.run(served, port=options.port, log_level="warning", **limits)
 
 
 if __name__ == "__main__":

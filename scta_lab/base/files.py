@@ -207,3 +207,13 @@ def cache() -> Path:
         advice = f"texts are kept in {instead}, and XDG_CACHE_HOME names another folder"
         warnings.warn(f"{error}; {advice}", stacklevel=2)
         return instead
+
+
+def printable(text: str) -> str:
+    r"""The text as a terminal may have it: what it would obey, an escape sequence, is written out.
+
+    >>> print(printable("a token \x1b[31m, a line\nand another"))
+    a token \x1b[31m, a line
+    and another
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

@@ -49,7 +49,7 @@ class Looks:
 
     def check_looks(self) -> None:
         self.check_one_of("evaluate", (True, False))
-        self.check_integer("eval_every", 1, or_none=True)
+        self.check_integer("eval_every", 1)
         self.check_integer("eval_examples", 1)
         evaluates = self.eval_every is None or self.evaluate
         self.require("eval_every", evaluates, "None without evaluate=True")
@@ -66,11 +66,11 @@ class Schedule:
     budget_s: float | None = None  # seconds after which a run stops, once four steps are done
 
     def check_schedule(self) -> None:
-        self.check_positive("table_lr", or_none=True)
+        self.check_positive("table_lr")
         self.check_one_of("schedule", SCHEDULES)
         self.check_integer("warmup", 0)
-        self.check_positive("clip", or_none=True)
-        self.check_positive("budget_s", or_none=True)
+        self.check_positive("clip")
+        self.check_positive("budget_s")
         steps = self.steps or self.steps_total
         self.require("warmup", self.warmup < steps, "fewer than the steps of the run")
         if self.optimizer == "sparse":
@@ -112,7 +112,7 @@ class Backbone:
     def check_backbone(self) -> None:
         self.check_one_of("backbone", BACKBONES)
         for name in ("input_dim", *BLOCKS):
-            self.check_integer(name, 1, or_none=True)
+            self.check_integer(name, 1)
         if self.backbone == "gru":
             for name in BLOCKS:
                 self.require(name, getattr(self, name) is None, "None with backbone='gru'")
@@ -176,8 +176,8 @@ class SecondStage:
     freeze: bool = False  # train that head alone (option A), not all (option B)
 
     def check_second_stage(self) -> None:
-        self.check_name("stage1", or_none=True)
-        self.check_one_of("token_head", ("random", "normalised", "plain"), or_none=True)
+        self.check_name("stage1")
+        self.check_one_of("token_head", ("random", "normalised", "plain"))
         self.check_one_of("sampled_head", (True, False))
         self.check_one_of("freeze", (True, False))
         if self.token_head:
@@ -200,7 +200,7 @@ class Machine:
 
     def check_machine(self) -> None:
         self.check_one_of("capture", (True, False))
-        self.check_integer("threads", 1, MOST_THREADS, or_none=True)
+        self.check_integer("threads", 1, MOST_THREADS)
         if self.capture:
             is_fixed = self.method != "adaptive" and self.optimizer != "sparse"
             given = f"method={self.method!r}, optimizer={self.optimizer!r}"
@@ -236,10 +236,17 @@ class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Sp
         self.check_machine()
 
     def check_negatives(self) -> None:
-        """K below V, where each position has its own."""
+        """K below V, where each position has its own; single numbers have no direction to learn."""
         if self.method in SAMPLED and self.shared == 0:
             fewer = f"fewer than vocab={self.vocab}"
             self.require("negatives", self.negatives < self.vocab, fewer)
+        if self.method in (*SAMPLED, "ce_lowrank") and self.scores == "cosine":
+            self.check_integer("semantic_dim", 2)
+
+    def check_rows(self) -> None:
+        """By a rate of their own RowAdamW itself refuses: a search has that as a failed run."""
+        if self.table_lr is None:
+            super().check_rows()
 
     def default(self, name: str) -> Any:
         """The setting's default, which for some depends on the method or on the backbone."""

@@ -37,7 +37,7 @@ def generate(
     keeps the k best tokens, `top_p` the fewest best ones that hold this much of the probability
     (Holtzman et al. 2020).
 
-    ValueError for an empty prompt, or an argument out of its range.
+    ValueError for an empty prompt, an argument out of its range, or scores that are NaN.
     """
     if prompt.dim() != 1 or not len(prompt):
         raise ValueError(f"prompt of shape {tuple(prompt.shape)}: expected (T,) with T from 1 up")
@@ -68,6 +68,8 @@ def _generate(model: LanguageModel, ids: Tensor, choose: Choice) -> Iterator[int
         with torch.no_grad():
             hidden, state = model.advance(ids, state)  # of ids (1, T): (1, d)
             scores = model.head.scores(hidden)[0].float()  # (V,)
+        if scores.isnan().any():
+            raise ValueError("scores with NaN: expected a model whose training did not diverge")
         ids = choose(scores).view(1, 1)
         yield ids.item()
 

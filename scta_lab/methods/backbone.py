@@ -33,9 +33,9 @@ class GRU(nn.GRU):
         super().__init__(spec.hidden, spec.hidden, batch_first=True)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Never autocast: on a GPU torch would run it in float16."""
+        """Never autocast, not even of inputs that were: on a GPU torch would run it in float16."""
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x, state)
+            return super().forward(x.to(self.weight_ih_l0.dtype), state)
 
 
 class Transformer(nn.Module):

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from scta_lite.rows import RowAdamW
+from scta_lite.rows import RowAdamW, VocabTable
 from scta_lite.rows.ledger import Ledger
 from scta_lite.rows.optimizer import Settings, checked, move_rows
 from scta_lite.timing import StepTimer
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from scta_lab.run.loop import LabRun, optimizers
+from scta_lab.run.rows import ledgers
 
 WARM = 4  # steps before one is captured, in which libraries choose kernels and take their memory
 
@@ -56,16 +57,16 @@ class CapturedRows(RowAdamW):
         state may be loaded, and the tables are not read whole inside. RuntimeError for gradients
         that no step has used.
         """
-        ledgers = self.ledgers()
+        held = ledgers(self)
         self._require_no_gradients()
         if self.captured is not None:
             expected = "expected one for each RowAdamW, as it holds the rates of one graph"
             raise RuntimeError(f"a second capture: {expected}")
-        for ledger in ledgers:
+        for ledger in held:
             ledger.reserve(steps)
-        device = ledgers[0].moments.device
+        device = held[0].moments.device
         rates = [torch.zeros((), device=device) for _ in self.param_groups]
-        self.being_captured = Captured(steps, rates, eras(ledgers))
+        self.being_captured = Captured(steps, rates, eras(held))
         try:
             yield
             self.captured = self.being_captured
@@ -79,7 +80,10 @@ class CapturedRows(RowAdamW):
             super().move(group, ledgers, settings)
             return
         rate = held.rates[len(held.groups)]
-        moved = move_rows(ledgers, {**settings, "lr": rate})
+        moved = {}
+        for ledger, rows in move_rows(ledgers, {**settings, "lr": rate}).items():
+            ledger.give_back(rows)
+            moved[ledger] = rows.ids
         held.groups.append(GroupStep(group, rate, moved, settings))
 
     @torch.no_grad()
@@ -95,7 +99,7 @@ class CapturedRows(RowAdamW):
             raise RuntimeError(
                 "replay without a step that was captured: expected `capturing` before"
             )
-        if held.ledgers != eras(self.ledgers()):
+        if held.ledgers != eras(ledgers(self)):
             cause = "load_state_dict, restore, or a new RowAdamW"
             raise RuntimeError(f"replay after {cause}: expected a new capture")
         now = [unchanged(step, held.steps) for step in held.groups]
@@ -104,16 +108,25 @@ class CapturedRows(RowAdamW):
         graph()
         for step, settings in zip(held.groups, now, strict=True):
             for ledger, ids in step.moved.items():
-                ledger.record(ids, **settings)
+                ledger.record(**settings)
+                ledger.stamp(ids)
 
     def flush(self) -> None:
+        self._require_no_capture()
+        super().flush()
+
+    def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            self._require_no_capture()
+        return super().borrow(table, ids)
+
+    def _require_no_capture(self) -> None:
         if self.being_captured is not None:
             expected = "expected look-ups with gradients alone"
             raise RuntimeError(f"a table is read whole in a captured step: {expected}")
-        super().flush()
 
     def _require_no_gradients(self) -> None:
-        if any(ledger.used for ledger in self.ledgers()):
+        if any(ledger.used for ledger in ledgers(self)):
             expected = "expected `step` or `zero_grad` before a captured step"
             raise RuntimeError(f"gradients that no step has used: {expected}")
 

@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from scta_lite.checks import printable
 from scta_lite.paper import PAPER
 from tqdm import tqdm
 
 from scta_lab.base import machine
-from scta_lab.base.files import ROOT, temporary, writable
+from scta_lab.base.files import ROOT, printable, temporary, writable
 from scta_lab.base.spec import Spec
 from scta_lab.base.words import add_arguments, grid, parsed
 from scta_lab.run.processes import sweep

@@ -4,7 +4,6 @@ What only looks on while a model trains is a hook (`scta_lab.run.hooks`).
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from scta_lite.rows import RowAdamW, VocabTable
@@ -21,7 +20,6 @@ from scta_lab.run.clock import Clock
 from scta_lab.run.result import loss_summary
 from scta_lab.text import Examples
 
-BLOCK = 256  # steps whose examples are read from the disk at once
 NOT_REACHED = ("seconds", "extrapolated", "tokens_per_s", "examples_per_s", "final_loss")
 
 
@@ -42,17 +40,6 @@ class LabRun(Run):
 
     def make_optimizers(self) -> list[Optimizer]:
         return optimizers(self.spec, self.model)
-
-    def batches(self) -> Iterator[Tensor]:
-        """Examples (B, T) of the steps that are left, in the paper's order, read in blocks."""
-        spec, generator = self.spec, torch.Generator().manual_seed(self.spec.seed)
-        for epoch in range(spec.epochs):
-            order = torch.randperm(spec.examples, generator=generator)
-            used = order[: spec.epoch_steps * spec.batch] % len(self.data)  # too few are used again
-            done = max(0, self.done - epoch * spec.epoch_steps)
-            for numbers in used.view(-1, spec.batch)[done:].split(BLOCK):  # (≤ BLOCK, B)
-                examples = self.data.rows(numbers.flatten(), self.device)
-                yield from examples.view(-1, spec.batch, spec.seq_len)
 
     def update(self, ids: Tensor) -> Tensor:
         self.set_rates()

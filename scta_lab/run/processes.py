@@ -19,12 +19,11 @@ from pathlib import Path
 from threading import Event
 
 import pandas as pd
-from scta_lite.checks import printable
 from tqdm import tqdm
 
 from scta_lab import text
 from scta_lab.base import machine
-from scta_lab.base.files import alone, set_aside, tidy, writable
+from scta_lab.base.files import alone, printable, set_aside, tidy, writable
 from scta_lab.base.spec import Spec
 from scta_lab.base.words import arguments
 from scta_lab.judge import cost

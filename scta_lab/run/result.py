@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scta_lab.base.files import remove, replace_file, set_aside
+from scta_lab.base.files import printable, remove, replace_file, set_aside
 from scta_lab.base.spec import Spec
 from scta_lab.base.weights import write
 
@@ -140,7 +140,9 @@ def read(path: Path) -> dict:
     """
     try:
         run = json.loads(path.read_bytes())
-        return run | _later_settings(run, path.stem)
+        later = _later_settings(run, path.stem)
+        _refuse_markup(run)
+        return run | later
     except (FileNotFoundError, NotADirectoryError):
         raise
     except KeyError as error:
@@ -148,6 +150,16 @@ def read(path: Path) -> dict:
     except (OSError, ValueError, TypeError, RecursionError) as error:
         reason = str(error) or type(error).__name__
     raise ValueError(f"{path.name}: not a run's file ({reason})")
+
+
+def _refuse_markup(run: dict) -> None:
+    """ValueError for words that would act where they are shown: in a terminal, or in the book."""
+    host = run.get("host") or {}
+    shown = {name: run.get(name) for name in ("machine", "corpus", "reason")} | host
+    for name, text in shown.items():
+        acts = name != "reason" and "<" in str(text)
+        if acts or printable(str(text)) != str(text):
+            raise ValueError(f"{name}={text!r}: expected plain words")
 
 
 def _later_settings(run: Any, run_id: str) -> dict:

@@ -10,10 +10,18 @@ from scta_lite.rows.ledger import Ledger
 from torch import Tensor
 
 
+def ledgers(optimizer: RowAdamW) -> list[Ledger]:
+    """Of each table, in order; with its tensors, if it was not used yet too."""
+    for ledger in optimizer._ledgers.values():
+        if not ledger.era:
+            optimizer.begin(ledger)
+    return list(optimizer._ledgers.values())
+
+
 def snapshot(optimizer: RowAdamW) -> dict[str, Tensor]:
     """The tables and what the optimizer keeps of them, by name: the tensors themselves."""
     tensors = {}
-    for i, ledger in enumerate(optimizer.ledgers()):
+    for i, ledger in enumerate(ledgers(optimizer)):
         tensors |= {f"{i}.{name}": x for name, x in ledger_tensors(ledger).items()}
     return tensors
 
@@ -21,7 +29,7 @@ def snapshot(optimizer: RowAdamW) -> dict[str, Tensor]:
 @torch.no_grad()
 def restore(optimizer: RowAdamW, tensors: dict[str, Tensor]) -> None:
     """Puts back what `snapshot` gave, into tables of the same sizes in the same order."""
-    for i, ledger in enumerate(optimizer.ledgers()):
+    for i, ledger in enumerate(ledgers(optimizer)):
         optimizer.begin(ledger, steps=int(tensors[f"{i}.step"]))
         for name, mine in ledger_tensors(ledger).items():
             read = tensors[f"{i}.{name}"]

@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from scta_lite.figures import STYLE, style
 from scta_lite.paper import PAPER
 
 from scta_lab.base.spec import SAMPLED
+from scta_lab.study.figures import STYLE, style
 
 PLAIN = {  # what a reader's name has in place of a part of a label
     "SEMANTIC with prior": "repaired",

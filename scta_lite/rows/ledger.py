@@ -29,10 +29,11 @@ step on the host, and 40 on the device.
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scta_lite.rows.table import Borrowed, VocabTable, distinct, merged
@@ -47,15 +48,15 @@ _FLUSHED = 1 << 14  # rows brought up to date at a time
 class Ledger:
     """What RowAdamW keeps of one table. `begin` makes its tensors, when the table is first used."""
 
-    def __init__(self, table: VocabTable, betas: tuple[float, float]):
+    def __init__(self, table: VocabTable, betas: tuple[float, float], stand: Tensor):
         self.table = table
+        self.stand = stand  # what the optimizer's groups hold of it
         self.betas = betas  # which may not change
         self.steps = 0  # done
         self.era = 0  # times that the moments were made anew; rows of an earlier one are void
         self.used: dict[int, Borrowed] = {}  # look-ups that a backward pass gave a gradient
-        self.had_gradient = False  # since the last zero_grad to None
-        self.zeros = False  # gradients were set to 0: without a look-up a step moves rows too
         self.behind = False  # some rows have missed steps
+        self.state: dict[str, Tensor] = {}
 
     def begin(self, steps: int = 0) -> None:
         """Moments of 0, and all rows current, after so many steps; on the table's device."""
@@ -64,7 +65,9 @@ class Ledger:
         self.used = {}
         self.steps = steps
         self.step = stored.new_full((), steps, dtype=torch.float32)  # the same, on the device
-        self.moments = stored.new_zeros(2, *stored.shape)  # m and v
+        self.moments = stored.new_zeros(2, *stored.shape)
+        m, v = self.moments
+        self.state = {"step": self.step, "exp_avg": m, "exp_avg_sq": v}  # as AdamW has it
         self.last = stored.new_full((len(stored),), steps, dtype=torch.int32)  # s of each row
         self.seen = torch.empty_like(self.last)  # where `distinct` finds an id's first place
         self.beta1 = 1 - self.rounded(1 - self.betas[0])  # torch moves m by (1 - β1) (g - m)
@@ -80,12 +83,34 @@ class Ledger:
 
     def borrow(self, ids: Tensor) -> Tensor:
         """Rows (…, dim) of ids (…), current; a backward pass leaves them in `used`."""
+        trains = torch.is_grad_enabled()
+        if not trains and not self.behind:
+            return F.embedding(ids, self.table.stored)
+        if torch.compiler.is_exporting():
+            expected = "expected flush() before it, and torch.no_grad()"
+            raise RuntimeError(f"torch.export of rows that wait for steps: {expected}")
         flat = ids.flatten().long()  # (n,)
         once, places = distinct(flat, self.seen)  # (U,), (n,)
         rows = self.current(once, first=places if once is flat else None)
-        leaf = rows.w.requires_grad_()
-        leaf.register_post_accumulate_grad_hook(LookUp(self, rows).take_gradient)
+        leaf = rows.w.requires_grad_(trains)
+        if trains:
+            # without the leaf: held by its own hook, only the garbage collector would free it
+            waiting = partial(self.take_gradient, rows._replace(w=None), self.era, self.steps)
+            leaf.register_post_accumulate_grad_hook(waiting)
         return leaf.index_select(0, places).view(*ids.shape, self.table.dim)
+
+    def take_gradient(self, rows: Borrowed, era: int, steps: int, leaf: Tensor) -> None:
+        """Keeps a look-up made after so many steps, once its leaf has a gradient."""
+        if era != self.era:
+            cause = "load_state_dict, restore, or a new RowAdamW"
+            expected = "expected their backward pass before that"
+            raise RuntimeError(f"rows read before {cause}: {expected}")
+        if steps != self.steps:
+            expected = f"expected their backward pass before step {steps + 1}"
+            raise RuntimeError(f"rows read after step {steps}: {expected}")
+        self.used[id(leaf)] = rows._replace(w=leaf)
+        if len(self.used) > _LOOK_UPS:
+            self.touched()
 
     @torch.no_grad()
     def current(self, ids: Tensor, first: Tensor | None = None) -> Borrowed:
@@ -103,30 +128,19 @@ class Ledger:
         w.addcmul_(torch.div(m, root, out=root), A, value=-1).mul_(P)
         return Borrowed(ids, first, w, moments.mul_(decays))
 
-    def moves(self) -> bool:
-        """Whether a step moves the table."""
-        return self.zeros or len(self.used) > 0
-
     @torch.no_grad()
     def touched(self) -> Borrowed:
         """The rows that a gradient came to, as of one look-up."""
-        if not self.used:  # gradients were set to 0
-            rows = self.current(self.last.new_empty(0, dtype=torch.int64))
-            rows.w.grad = torch.zeros_like(rows.w)
-            return rows
         if len(self.used) > 1:
             rows = merged(list(self.used.values()), self.seen)
             self.used = {id(rows.w): rows}
         return next(iter(self.used.values()))
 
-    def zero_grad(self, set_to_none: bool) -> None:
-        """Forgets the gradients, or sets them to 0."""
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
         for rows in self.used.values():
-            rows.w.grad = None if set_to_none else torch.zeros_like(rows.w)
-        self.zeros = self.had_gradient and not set_to_none
-        if set_to_none:
-            self.used.clear()
-            self.had_gradient = False
+            rows.w.grad = None
+        self.used.clear()
 
     def give_back(self, rows: Borrowed) -> None:
         """Writes the rows into the table and its moments; `stamp` says that they are current."""
@@ -137,16 +151,25 @@ class Ledger:
         """Writes down that these rows, (U,), are current after the last step."""
         self.last.index_fill_(0, ids, self.steps)
 
+    def write(self, rows: Borrowed) -> None:
+        """Gives rows back and stamps them, both or neither: else their steps were made up twice."""
+        try:
+            self.give_back(rows)
+            self.stamp(rows.ids)
+        except BaseException:  # Ctrl-C: once more, which changes nothing where it was done
+            self.give_back(rows)
+            self.stamp(rows.ids)
+            raise
+
     def flush(self) -> None:
         """Brings all rows up to date."""
         if self.behind:
             for ids in torch.arange(self.table.rows, device=self.last.device).split(_FLUSHED):
-                self.give_back(self.current(ids))
-                self.stamp(ids)
+                self.write(self.current(ids))
         self.behind = False
 
-    def record(self, ids: Tensor, lr: float, eps: float, weight_decay: float) -> None:
-        """Writes step t down, which moved the rows ids (U,): adds its terms to A(s) and B(s)."""
+    def record(self, lr: float, eps: float, weight_decay: float) -> None:
+        """Writes step t down: adds its terms to A(s) and B(s)."""
         self.steps += 1
         self.behind = True
         t = self.steps
@@ -166,7 +189,6 @@ class Ledger:
         A[s] += _powers(r, n) * a_over_P
         B[s] += _powers(r / root, n) * a_over_P * (eps * correction)
         self.send(t - n)
-        self.stamp(ids)
 
     def send(self, start: int) -> None:
         """Sends the device what rows current after step `start` or a later one have missed.
@@ -202,37 +224,11 @@ class Ledger:
             self.used[key] = rows._replace(moments=self.moments.index_select(1, rows.ids))
 
 
-class LookUp:
-    """Rows that wait for their gradient. A hook of autograd's leaf holds it and calls it.
-
-    It does not hold the leaf in turn: only the garbage collector would free such a cycle.
-    """
-
-    def __init__(self, ledger: Ledger, rows: Borrowed):
-        self.ledger = ledger
-        self.rows = rows._replace(w=None)  # the leaf is the rows' w
-        self.era = ledger.era
-        self.steps = ledger.steps  # after which they were read
-
-    def take_gradient(self, leaf: Tensor) -> None:
-        """Hands the leaf to the ledger, once backward passes have left their gradient at it."""
-        ledger = self.ledger
-        if ledger.era != self.era:
-            cause = "load_state_dict, restore, or a new RowAdamW"
-            expected = "expected their backward pass before that"
-            raise RuntimeError(f"rows read before {cause}: {expected}")
-        if ledger.steps != self.steps:
-            expected = f"expected their backward pass before step {ledger.steps}"
-            raise RuntimeError(f"rows read after step {self.steps}: {expected}")
-        ledger.used[id(leaf)] = self.rows._replace(w=leaf)
-        ledger.had_gradient = True
-        if len(ledger.used) > _LOOK_UPS:
-            ledger.touched()
-
-
 def _terms(ratio: float) -> int:
     """How many terms of a sum count, each this ratio of the one before."""
-    return 1 + int(math.log(_NOTHING) / math.log(ratio)) if ratio > 0 else 1
+    if ratio == 0:
+        return 1
+    return 1 + int(math.log(_NOTHING) / math.log(ratio))
 
 
 @lru_cache(maxsize=8)

@@ -8,27 +8,15 @@ back. Left out of `nn.Embedding`: padding_idx, max_norm and scale_grad_by_freq.
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from weakref import ReferenceType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from scta_lite import checks
-
-
-class Lender(Protocol):
-    """What a table asks of the optimizer that trains it, `RowAdamW`."""
-
-    def borrow(self, table: VocabTable, ids: Tensor) -> Tensor:
-        """Rows (…, dim) of ids (…), brought up to date, for autograd."""
-
-    def flush(self) -> None:
-        """Brings all rows of its tables up to date."""
-
-    def owns(self, table: VocabTable) -> bool:
-        """Whether the table is still its own: a later optimizer may have taken it over."""
 
 
 class VocabTable(nn.Module):
@@ -36,10 +24,11 @@ class VocabTable(nn.Module):
 
     `table(ids)` gives (…, dim) for integer ids of any shape. While gradients are recorded it needs
     its optimizer, and raises RuntimeError without one. `weight` is the whole table, (rows, dim), up
-    to date and outside autograd. It may be changed in place between a step and the next look-up;
-    rows that were already read are overwritten by the next step. A copy of the table alone is up to
-    date and has no optimizer. The first look-up under `torch.no_grad()` after a step brings all
-    rows up to date. Move or cast the table before it is first read: the moments do not follow.
+    to date and outside autograd. It may be changed in place, or by `weight.data = …`, between a
+    step and the next look-up; rows that were already read are overwritten by the next step. Read it
+    anew after a step: what was read before lags. A copy of the table alone is up to date and has no
+    optimizer. To train on, move or cast the table before it is first read: the moments do not
+    follow. `torch.export` needs `optimizer.flush()` before it.
 
     A table has no parameters: `model.zero_grad()` and `model.requires_grad_(False)` do not see it.
     `optimizer.zero_grad()` forgets gradients. A table that is not to be trained is read under
@@ -58,19 +47,24 @@ class VocabTable(nn.Module):
         checks.integer("dim", dim, 1)
         self.rows = rows
         self.dim = dim
-        self.register_buffer("stored", nn.init.normal_(torch.empty(rows, dim)), persistent=False)
-        self.lender: ReferenceType[Lender] | None = None  # weak: an optimizer holds its tables
+        stored = nn.init.normal_(torch.empty(rows, dim))
+        self.register_buffer("stored", stored, persistent=False)
+        self.lender: ReferenceType[Optimizer] | None = None  # weak: it holds its tables
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding) -> VocabTable:
         """A table with the rows of an `nn.Embedding`, on its device, in its dtype.
 
         `to_embedding` is the way back. ValueError for an embedding that does more than look up:
-        padding_idx, max_norm, scale_grad_by_freq.
+        padding_idx, max_norm, scale_grad_by_freq, a class of its own, hooks, no gradient.
 
         >>> VocabTable.from_embedding(nn.Embedding(5, 2)).to_embedding()
         Embedding(5, 2)
         """
+        plain = type(embedding) is nn.Embedding and embedding.weight.requires_grad
+        if not plain or embedding._forward_hooks or embedding._forward_pre_hooks:
+            expected = "expected an nn.Embedding itself, to be trained, without hooks"
+            raise ValueError(f"embedding of type {type(embedding).__name__}: {expected}")
         for name in ("padding_idx", "max_norm", "scale_grad_by_freq"):
             value = getattr(embedding, name)
             if value is not None and value is not False:
@@ -89,20 +83,20 @@ class VocabTable(nn.Module):
         lender = self.owner()
         if lender is not None:
             lender.flush()
-        return self.stored.detach()
+        return self.stored
 
     def forward(self, ids: Tensor) -> Tensor:
         checks.dtype("ids", ids, (torch.int64, torch.int32))
-        if not torch.is_grad_enabled():
-            return F.embedding(ids, self.weight)
         lender = self.owner()
-        if lender is None:
+        if lender is not None:
+            return lender.borrow(self, ids)
+        if torch.is_grad_enabled():
             expected = "expected a RowAdamW([table]), or torch.no_grad() to read them only"
             raise RuntimeError(f"optimizer=None: this table's rows cannot be trained; {expected}")
-        return lender.borrow(self, ids)
+        return F.embedding(ids, self.stored)
 
-    def owner(self) -> Lender | None:
-        """The optimizer that has the table, if any."""
+    def owner(self) -> Optimizer | None:
+        """The optimizer that has the table, if any: a later one may have taken it over."""
         lender = self.lender() if self.lender is not None else None
         return lender if lender is not None and lender.owns(self) else None
 
@@ -114,17 +108,20 @@ class VocabTable(nn.Module):
         return {**self.__dict__, "lender": None}
 
     def _apply(self, fn, recurse: bool = True) -> VocabTable:
-        # in place, as a parameter is moved: an optimizer holds on to the tensor
-        self.stored.data = fn(self.stored.data)
+        # up to date first, by sums in the old dtype; in place, as a parameter is moved
+        self.stored.data = fn(self.weight.data)
         return self
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = self.weight  # the name that nn.Embedding gives it
+        # the name that nn.Embedding gives it
+        destination[f"{prefix}weight"] = self.weight.detach()
 
     def _load_from_state_dict(
         self, state, prefix, metadata, strict, missing_keys, unexpected_keys, error_messages
     ) -> None:
         name, expected = f"{prefix}weight", (self.rows, self.dim)
+        if strict:
+            unexpected_keys += [key for key in state if key.startswith(prefix) and key != name]
         if name not in state:
             missing_keys.append(name)
         elif state[name].shape != expected:
@@ -148,7 +145,9 @@ class Borrowed(NamedTuple):
 
     def gradient(self) -> Tensor:
         """(U, dim), the same for equal ids: their copies move alike, and any of them may stay."""
-        return self.w.grad if self.first is None else self.w.grad.index_select(0, self.first)
+        if self.first is None:
+            return self.w.grad
+        return self.w.grad.index_select(0, self.first)
 
 
 def distinct(ids: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,10 +187,9 @@ def merged(look_ups: list[Borrowed], seen: Tensor) -> Borrowed:
 
     The look-ups' leaves lose their gradients.
     """
-    all_ids = torch.cat([rows.ids for rows in look_ups])  # (n,)
-    all_w = torch.cat([rows.w for rows in look_ups])  # (n, dim)
+    parts = [(rows.ids, rows.w, rows.w.grad) for rows in look_ups]
+    all_ids, all_w, gradients = map(torch.cat, zip(*parts, strict=True))  # (n,), (n, dim) twice
     all_moments = torch.cat([rows.moments for rows in look_ups], dim=1)  # (2, n, dim)
-    gradients = torch.cat([rows.w.grad for rows in look_ups])  # (n, dim)
     ids, places = distinct(all_ids, seen)  # (U,), (n,)
     first = places if ids is all_ids else None
     places, U = places.long(), len(ids)

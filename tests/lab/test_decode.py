@@ -101,3 +101,11 @@ def test_an_empty_prompt(tiny):
     vocabulary = text.load(str(CHAT)).vocabulary(300)
     with pytest.raises(ValueError, match=r"^prompt of shape \(0,\): expected"):
         list(decode.write(LanguageModel(tiny()), vocabulary, "", 1))
+
+
+def test_scores_that_are_not_numbers_choose_nothing(model):
+    with torch.no_grad():
+        model.head.weight[7] = math.nan
+    for temperature in (0, 1.0):
+        with pytest.raises(ValueError, match=r"^scores with NaN"):
+            first(model, temperature=temperature)

@@ -59,9 +59,9 @@ def test_the_model_s_own_best_tokens(tmp_path, kind, changes):
     assert client.get("/").json()["vocab"] == TINY["vocab"]
     files = {path.name for path in (tmp_path / "served").iterdir()}
     assert files == {
-        "step.pt2",
         "index.faiss",
-        "vocabulary.npz",
+        "words.json",
+        "phrases.npy",
         "config.json",
         f"{result.run_id}.json",
         f"{result.run_id}.safetensors",
@@ -79,6 +79,9 @@ def test_a_bad_question_is_told(tmp_path):
         answer = client.post("/next", json=asked)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == ["body", where]
+    assert client.post("/next", content=b" " * 40_000).status_code == 413
+    assert client.post("/next", content=iter([b"{}"])).status_code == 413  # chunked: of any size
+    assert "8,000 tokens" in client.post("/next", json={"text": "\U0001f9ff" * 2_000}).json()["detail"]
     answer = client.post("/next", content=b'{"text": "a\\ud800"}', headers={"content-type": "application/json"})
     assert answer.status_code == 422
 

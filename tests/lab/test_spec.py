@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+import scta_lite
 from scta_lab import Result, Spec, grid
 from scta_lab.base.files import ROOT
 from scta_lab.base.words import add_arguments, arguments, parsed
@@ -257,3 +258,23 @@ def test_settings_that_a_method_does_not_have(settings, message):
 def test_a_prior_needs_its_hits():
     with pytest.raises(ValueError, match=r"^mask_hits=True: expected False"):
         Spec(method="semantic_prior", vocab=1000, mask_hits=True)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"lr": 10.0, "weight_decay": 0.05}, r"^betas=\(0.9, 0.999\): expected 0 ≤ β1 < 0.9997 β2 \(1 - λ\)"),
+    ({"betas": (0.95, 0.9)}, r"^betas=\(0.95, 0.9\): expected 0 ≤ β1 < 0.9997 β2"),
+])  # fmt: skip
+def test_settings_that_rows_cannot_have_are_refused_at_once(changes, message):
+    for kind in (Spec, scta_lite.Spec):
+        kind(method="ce", vocab=1000, **changes)
+        with pytest.raises(ValueError, match=message):
+            kind(method="ce", vocab=1000, optimizer="rows", **changes)
+
+
+def test_cosines_of_single_numbers_are_refused():
+    """They are 1 or -1: nothing would be trained, and the run would end well."""
+    for kind in (Spec, scta_lite.Spec):
+        with pytest.raises(ValueError, match=r"^semantic_dim=1: expected an integer from 2 up"):
+            kind(method="semantic", vocab=1000, semantic_dim=1)
+        kind(method="ce", vocab=1000, semantic_dim=1)
+    assert Spec(method="sampled_softmax", vocab=1000, semantic_dim=1, scores="dot").semantic_dim == 1

@@ -23,8 +23,8 @@ from scta_lab.judge import cost as cost_module
 from scta_lab.run import processes
 from scta_lab.run.command import sweep_command, train_command
 from scta_lab.run.table import ratios
+from scta_lab.study import figures
 from scta_lab.text import corpus as corpus_module
-from scta_lite import figures
 
 ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
 

@@ -582,7 +582,7 @@ EXTREMES = (
     {"vocab": 20, "negatives": 1},
     {"seq_len": 2},
     {"examples": 1, "batch": 1, "epochs": 4},
-    {"semantic_dim": 1},
+    {"semantic_dim": 2},
     {"lr": 1e-30},
     {"clip": 1e-30},
     {"init_std": 1e-30},
@@ -602,3 +602,10 @@ def test_extreme_settings_give_numbers_or_say_why_not(tiny, method, changes):
     assert result.status == "ok"
     assert math.isfinite(result.final_loss)
     assert result.full_vocab is None or math.isfinite(result.full_vocab["nll"])
+
+
+def test_a_narrow_input_may_be_in_bfloat16(tiny):
+    """The GRU, which is never autocast, takes inputs that are."""
+    result = train(tiny(input_dim=4, precision="bfloat16"))
+    assert result.status == "ok"
+    assert math.isfinite(result.final_loss)

@@ -2,9 +2,9 @@ import pandas as pd
 import pytest
 
 from scta_lab.base import spec
-from scta_lab.study import labels
-from scta_lite import figures, published_runs
-from scta_lite.figures import METHODS
+from scta_lab.study import figures, labels
+from scta_lab.study.figures import METHODS
+from scta_lite import published_runs
 
 
 def lines(figure):

@@ -304,3 +304,23 @@ def test_ignored_targets_count_for_nothing(chunk):
     none = torch.full((N,), -100)
     assert math.isnan(F.cross_entropy(hidden @ weight.T, none))  # torch's mean over nothing
     assert math.isnan(cross_entropy(hidden, weight, none, chunk=chunk))
+
+
+def test_sums_of_half_precision_are_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 16, generator=generator) for n in (512, 3000))
+    target = torch.randint(3000, (512,), generator=generator)
+    half = [x.bfloat16() for x in (hidden, weight)]
+    exact = cross_entropy(*(x.double() for x in half), target)
+    for chunk in (None, 100):
+        loss = cross_entropy(*half, target, chunk=chunk)
+        assert loss.dtype == torch.float32
+        assert abs(loss - exact) < 5e-3
+    many = contrastive_loss(torch.zeros(1).half(), torch.zeros(1, 70_000).half())
+    assert many.item() == pytest.approx(math.log(70_001), rel=1e-6)
+
+
+def test_a_positive_that_is_never_drawn_is_refused():
+    log_q = (torch.tensor([0.0, -math.inf]), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"^log_q\[0\] with -inf: expected a sampler that may draw every positive"):
+        contrastive_loss(torch.zeros(2), torch.zeros(2, 3), log_q=log_q)

@@ -111,7 +111,7 @@ def test_copies_are_current_and_of_their_own():
 @pytest.mark.parametrize("ids", [[9], [-1], [3, 12]])
 def test_ids_that_are_not_there(ids):
     (table, rows), _ = twins(9, 2)
-    assert rows._ledgers[table.stored].steps == 0
+    assert rows._ledgers[table].steps == 0
     with pytest.raises(IndexError, match="expected ids from 0 up and below 9"):
         table(torch.tensor(ids))
 
@@ -137,7 +137,7 @@ def test_a_flushed_table_outlives_its_optimizer():
             table(torch.tensor(ids)).sum().backward()
             optimizer.step()
     optimizer.flush()
-    expected = optimizer._ledgers[table.stored].last[:9].tolist()
+    expected = optimizer._ledgers[table].last[:9].tolist()
     assert expected == [2] * 9
     del optimizer
     weight = table.weight.clone()
@@ -168,8 +168,8 @@ def test_no_operation_of_a_step_is_over_v(tiny):
         made = LanguageModel(spec)
         both = optimizers(spec, made)
         known = list(made.state_dict().values())
-        for ledger in (ledger for o in both[1:] for ledger in o._ledgers.values()):
-            ledger.begin(0)
+        for rows, ledger in ((o, ledger) for o in both[1:] for ledger in o._ledgers.values()):
+            rows.begin(ledger)
             known += [ledger.moments, ledger.last, ledger.seen, ledger.logs]
         ids = torch.randint(V, (2, 9))
         for _ in range(2):
@@ -261,3 +261,101 @@ def test_embeddings_become_tables_and_come_back(dtype):
     assert back.weight.requires_grad
     assert torch.equal(back.weight, table.weight)  # with the steps that a row has missed
     assert not torch.equal(back.weight, embedding.weight)
+
+
+def trained_table():
+    (table, rows), (dense, whole) = twins(30, 4, dtype=torch.float32)
+    for of, optimizer in ((table, rows), (dense, whole)):
+        for ids in ([1, 2], [2, 3], [4]):
+            of(torch.tensor(ids)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return table, rows, dense
+
+
+def test_a_model_is_cast_with_the_steps_that_its_rows_have_missed():
+    table, rows, dense = trained_table()
+    half = table.half().weight.clone()
+    assert torch.equal(half, dense.half().weight)
+    assert torch.equal(table.float().weight, half.float())
+    rows.flush()
+    assert table.weight.isfinite().all()
+
+
+def test_the_weight_s_data_may_be_set():
+    table, rows, _ = trained_table()
+    table.weight.data = torch.ones(30, 4)
+    assert torch.equal(table(torch.tensor([2])).detach(), torch.ones(1, 4))
+    torch.nn.utils.vector_to_parameters(torch.zeros(120), [table.weight])
+    rows.flush()
+    assert not table.weight.any()
+
+
+def test_an_export_of_rows_that_are_behind_is_refused():
+    table, rows, dense = trained_table()
+    ids = torch.arange(3)
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match=r"expected flush\(\) before it"):
+            torch.export.export(table, (ids,))
+        rows.flush()
+        program = torch.export.export(table, (ids,)).module()
+        torch.testing.assert_close(program(ids), dense(ids))
+
+
+def test_a_look_up_without_gradients_leaves_other_rows_as_they_are():
+    table, rows, dense = trained_table()
+    (ledger,) = rows._ledgers.values()
+    before = ledger.last.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(table(torch.tensor([[2, 29], [2, 4]])), dense(torch.tensor([[2, 29], [2, 4]])))
+        with pytest.raises(IndexError, match="expected ids from 0 up and below 30"):
+            table(torch.tensor([30]))
+    assert torch.equal(ledger.last, before)
+
+
+class Scaled(torch.nn.Embedding):
+    def forward(self, ids):
+        return 2 * super().forward(ids)
+
+
+def hooked():
+    embedding = torch.nn.Embedding(3, 2)
+    embedding.register_forward_hook(lambda *_: None)
+    return embedding
+
+
+def frozen():
+    return torch.nn.Embedding.from_pretrained(torch.zeros(3, 2))
+
+
+def parametrised():
+    return torch.nn.utils.parametrizations.weight_norm(torch.nn.Embedding(3, 2))
+
+
+@pytest.mark.parametrize(
+    "make", [hooked, frozen, parametrised, lambda: Scaled(3, 2), lambda: torch.nn.EmbeddingBag(3, 2)]
+)
+def test_an_embedding_that_does_more_is_refused(make):
+    with pytest.raises(ValueError, match=r"expected an nn.Embedding itself, to be trained, without hooks"):
+        VocabTable.from_embedding(make())
+
+
+def test_a_strict_load_knows_every_key():
+    model = torch.nn.ModuleDict({"table": VocabTable(3, 2)})
+    state = model.state_dict() | {"table.scale": torch.ones(1)}
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*table\.scale"):
+        model.load_state_dict(state)
+    assert model.load_state_dict(state, strict=False).unexpected_keys == ["table.scale"]
+
+
+def test_a_table_that_is_only_read_gets_no_moments():
+    table = VocabTable(30, 4)
+    rows = RowAdamW([table], lr=0.1)
+    with torch.inference_mode():
+        table(torch.tensor([3]))
+    assert not rows.state
+    table(torch.tensor([3])).sum().backward()
+    rows.step()
+    with torch.inference_mode():
+        read = table(torch.arange(30))
+    assert torch.equal(read, table.weight)

@@ -6,7 +6,6 @@ median is the point and their quartiles its bar; of a single run the bar is that
 """
 
 import pandas as pd
-
 from scta_lite.sweep import captured
 
 LOOK = ["label", "color", "marker", "linestyle"]
@@ -27,7 +26,6 @@ METHODS = {  # by method and optimizer; the colours are Okabe and Ito's, safe fo
 CAPTURED = ", captured"  # behind the optimizer of a run whose steps were each one CUDA graph
 POINT = ["machine", "method", "optimizer", "vocab"]  # runs that have these in common are one point
 STEPS = ["step_ms", "step_ms_q1", "step_ms_q3"]
-NEEDED = {"machine", "method", "vocab", "status"}
 OPTIONAL = [*STEPS, "extrapolated", "fingerprint", "reason"]
 
 
@@ -44,13 +42,13 @@ def style(method: str, optimizer: str = "dense") -> dict[str, str]:
         names = dict.fromkeys(name for name, _ in METHODS)
         raise ValueError(f"method={method!r}: expected one of {', '.join(names)}")
     kind = optimizer.removesuffix(CAPTURED)
-    label, color, marker, line = looks.get(kind) or next(iter(looks.values()))
+    first = next(iter(looks.values()))
+    look = dict(zip(LOOK, looks.get(kind, first), strict=True))
     if kind not in looks:
-        label = f"{label.removesuffix(', rows')}, {kind}"
+        look["label"] = f"{first[0].removesuffix(', rows')}, {kind}"
     if kind != optimizer:
-        label += CAPTURED
-        line = ":"
-    return dict(zip(LOOK, (label, color, marker, line), strict=True))
+        look |= {"label": look["label"] + CAPTURED, "linestyle": ":"}
+    return look
 
 
 def by_kind(runs: pd.DataFrame) -> pd.DataFrame:
@@ -58,8 +56,7 @@ def by_kind(runs: pd.DataFrame) -> pd.DataFrame:
 
     A published run, of whose optimizer nothing is known, counts as dense.
     """
-    unknown = pd.Series(None, runs.index, dtype=object)
-    optimizer = runs.get("optimizer", unknown).fillna("dense")
+    optimizer = runs.get("optimizer", pd.Series(None, runs.index, dtype=object)).fillna("dense")
     with_captured = optimizer.str.removesuffix(CAPTURED) + CAPTURED
     return runs.assign(optimizer=optimizer.mask(captured(runs), with_captured))
 
@@ -69,18 +66,17 @@ def complete(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
     A published run lacks most. `extrapolated` is true or false.
     """
-    wanted = [*columns, *OPTIONAL]
     runs = by_kind(runs)
-    runs = runs.reindex(columns=runs.columns.union(wanted, sort=False))
+    runs = runs.reindex(columns=runs.columns.union([*columns, *OPTIONAL], sort=False))
     return runs.assign(extrapolated=runs.extrapolated.eq(True))
 
 
 def points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row for each point: `value`, `low` and `high`, its look, and all of its first run.
+    """One row for each point: `value`, its quartiles `low` and `high`, its look, and a run's rest.
 
     ValueError where there is none, or where runs of several texts would be one point.
     """
-    missing = (NEEDED | {column}) - set(runs)
+    missing = {"machine", "method", "vocab", "status", column} - set(runs)
     if missing:
         raise ValueError(f"runs: the columns {sorted(missing)} are missing")
     if runs.empty:
@@ -93,26 +89,18 @@ def points(runs: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _point(runs: pd.DataFrame, column: str) -> dict:
     """Runs that differ in their seed alone, as one: their median, with their quartiles."""
-    _check_text(runs)
     done = runs[runs[column].notna()]
     first = runs.iloc[0] if done.empty else done.iloc[0]
-    low, high = _quartiles(first, column)
-    if len(done) > 1:
-        low, high = done[column].quantile([0.25, 0.75])
-    value = {"value": done[column].median(), "low": low, "high": high}
-    return first.to_dict() | value | style(first.method, first.optimizer)
-
-
-def _check_text(runs: pd.DataFrame) -> None:
-    """ValueError where the runs of one point are of several texts."""
     texts = runs.fingerprint.dropna().unique()
     if len(texts) > 1:
-        first = runs.iloc[0]
-        raise ValueError(
-            f"runs: {first.method} at V = {first.vocab} has runs of several texts, "
-            f"fingerprints {', '.join(texts)}; "
-            f"expected those of one, as runs[runs.fingerprint == {texts[0]!r}]"
-        )
+        several = f"{first.method} at V = {first.vocab} has runs of several texts"
+        expected = f"expected those of one, as runs[runs.fingerprint == {texts[0]!r}]"
+        raise ValueError(f"runs: {several}, fingerprints {', '.join(texts)}; {expected}")
+    low, high = done[column].quantile([0.25, 0.75])
+    if len(done) == 1:
+        low, high = _quartiles(first, column)
+    value = {"value": done[column].median(), "low": low, "high": high}
+    return first.to_dict() | value | style(first.method, first.optimizer)
 
 
 def _quartiles(run: pd.Series, column: str) -> list[float]:
@@ -120,9 +108,8 @@ def _quartiles(run: pd.Series, column: str) -> list[float]:
 
     A step twice as long makes twice the seconds, and half the tokens a second.
     """
-    value = run[column]
     power = {"seconds": 1, "tokens_per_s": -1}.get(column)
     if power is None or pd.isna(run.step_ms_q1):
-        return [value, value]
+        return [run[column]] * 2
     quartiles = [run.step_ms_q1, run.step_ms_q3]
-    return sorted(value * (step / run.step_ms) ** power for step in quartiles)
+    return sorted(run[column] * (step / run.step_ms) ** power for step in quartiles)

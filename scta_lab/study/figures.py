@@ -1,7 +1,7 @@
 """Runs in, matplotlib Figures out, and the paper's table.
 
 A method has the same colour, marker and line in every figure. Which runs make one point is said
-in `scta_lite.points`. Hollow points are extrapolated.
+in `scta_lab.study.points`. Hollow points are extrapolated.
 """
 
 from pathlib import Path
@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from scta_lite import paper
 
-from scta_lite.points import LOOK, by_kind, complete, points, style
-from scta_lite.points import METHODS as METHODS  # the methods that a figure knows
+from scta_lab.study.points import LOOK, by_kind, complete, points, style
+from scta_lab.study.points import METHODS as METHODS  # the methods that a figure knows
 
-STYLE = Path(__file__).with_name("scta.mplstyle")
+STYLE = Path(paper.__file__).with_name("scta.mplstyle")
 GREY = "#555555"
 WHOLE_TRAINING = "seconds for the whole training"
 TABLE = {  # a column of the results' table: the column of the runs, and how its number is written
@@ -52,13 +53,7 @@ def against_vocab(runs: pd.DataFrame, column: str, label: str) -> Figure:
     machines = runs.machine.unique()
     width = 1.6 + 3.7 * len(machines)
     with mpl.rc_context(fname=STYLE):
-        figure, _ = plt.subplots(
-            ncols=len(machines),
-            figsize=(width, 4.6),
-            sharex=True,
-            sharey=True,
-            layout="constrained",
-        )
+        figure, _ = _panels(len(machines), (width, 4.6), sharex=True, sharey=True)
         for ax, machine in zip(figure.axes, machines, strict=True):
             _panel(ax, table[table.machine == machine])
             _axes(ax, table)
@@ -68,6 +63,10 @@ def against_vocab(runs: pd.DataFrame, column: str, label: str) -> Figure:
             ax.plot([], [], "o", color=GREY, markerfacecolor="white", label="extrapolated")
         _legend(figure, 2 * len(machines))
     return figure
+
+
+def _panels(columns: int, size: tuple, **how) -> tuple:
+    return plt.subplots(ncols=columns, figsize=size, layout="constrained", **how)
 
 
 def throughput(runs: pd.DataFrame) -> Figure:
@@ -98,11 +97,7 @@ def comparison(runs: pd.DataFrame) -> Figure:
     """
     columns = {"tokens_per_s": "tokens per second", "seconds": WHOLE_TRAINING}
     with mpl.rc_context(fname=STYLE):
-        figure, axes = plt.subplots(
-            ncols=2,
-            figsize=(9.5, 6.2),
-            layout="constrained",
-        )
+        figure, axes = _panels(2, (9.5, 6.2))
         for ax, (column, label) in zip(axes, columns.items(), strict=True):
             table = points(runs, column)
             numbers, _ = pd.factorize(table.machine)
@@ -154,14 +149,8 @@ def _line(ax: Axes, line: pd.DataFrame, look: pd.Series) -> None:
     ax.plot(line.vocab, line.value, **look)
     wide = line[line.low < line.high]
     if len(wide):
-        ax.errorbar(
-            wide.vocab,
-            wide.value,
-            yerr=[wide.value - wide.low, wide.high - wide.value],
-            fmt="none",
-            ecolor=look.color,
-            capsize=3,
-        )
+        around = [wide.value - wide.low, wide.high - wide.value]
+        ax.errorbar(wide.vocab, wide.value, around, fmt="none", ecolor=look.color, capsize=3)
     hollow = line[line.extrapolated]
     ax.plot(hollow.vocab, hollow.value, look.marker, color=look.color, markerfacecolor="white")
 
@@ -209,15 +198,8 @@ def _missing(ax: Axes, table: pd.DataFrame) -> None:
 
 def _note(ax: Axes, text: str, place: tuple, offset: tuple, side: str, **how) -> None:
     """A text beside a place of the panel, so many points from it."""
-    ax.annotate(
-        text,
-        place,
-        xytext=offset,
-        textcoords="offset points",
-        ha=side,
-        fontsize=9,
-        **how,
-    )
+    how |= {"xytext": offset, "textcoords": "offset points", "ha": side, "fontsize": 9}
+    ax.annotate(text, place, **how)
 
 
 def _axes(ax: Axes, table: pd.DataFrame) -> None:
@@ -241,10 +223,5 @@ def _legend(figure: Figure, columns: int) -> None:
     for ax in figure.axes:
         lines, labels = ax.get_legend_handles_labels()
         handles |= dict(zip(labels, lines, strict=True))
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="outside lower center",
-        ncols=columns,
-    )
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
     plt.close(figure)
