@@ -44,7 +44,7 @@ demo: .venv/with-notebooks  ## run the sweep notebook on real text; print its ta
 	@echo "Its figures, as PNG and PDF:" && ls $(DEMO)/*.png
 
 lab: .venv/with-lab  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks/01_loss_math.ipynb
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 test: .venv/with-test lint  ## every test, and every notebook at a small size
 	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/test_browser.py

@@ -22,7 +22,11 @@ from study import count
 from trainings import row
 
 LABELS = ("SEMANTIC as published", PRIOR, "sampled softmax, dot", "adaptive softmax", "CE")
-STDS = (0.2, 0.02, 1.0)  # of the published method's rows: the one that fits the paper's losses first
+STDS = (
+    0.2,
+    0.02,
+    1.0,
+)  # of the published method's rows: the one that fits the paper's losses first
 STEPS = {LOW: 2_500, MID: 600}
 
 

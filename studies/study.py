@@ -19,7 +19,7 @@ seconds  the same as `equal` after equal seconds: as many steps as its measured 
 data     at 8,192 CE and the method with a prior in the same seconds on fewer examples, again and
          again
 controls a bigram and a trigram of the same text, with the seconds to count it
-backbone CE and the method with a prior over Transformers in the GRU's place, for notebook lab/08: tuned
+backbone CE and the method with a prior over Transformers in the GRU's place, for lab/08: tuned
          in the same way, then after equal steps and equal seconds (at 8,192 and 50,000)
 chunked  at 50,000 step times of CE and of the same loss in chunks, in turn, alone on the machine
 
