@@ -58,7 +58,7 @@ notebooks: .venv/with-test  ## execute the notebooks at their full default size 
 	$(BIN)/python docs/notebooks.py $(ONLY)
 
 figures: .venv/with-test  ## draw every figure of figures/ again, from stored numbers
-	$(BIN)/python docs/notebooks.py lab/07_audit
+	$(BIN)/python docs/notebooks.py 06_text 07_figures_and_claims
 
 book: .venv/with-book  ## the notebooks, the claims and every table as a web site, in build/book/html
 	$(BIN)/python docs/book.py

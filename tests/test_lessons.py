@@ -13,19 +13,10 @@ from scta_lab.base.files import ROOT
 
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 LAB = sorted((ROOT / "notebooks" / "lab").glob("[0-9]*.ipynb"))
-# Still to be rewritten, and to be taken off this list:
-NOT_YET = {
-    "lab/01_estimates",
-    "lab/06_stages",
-    "lab/07_audit",
-    "lab/08_beyond",
-}
 CELLS, WORDS, CELL_WORDS, SENTENCE, LINE = 40, 1_200, 120, 25, 100  # at most
 
 
 def load(path):
-    if name_of(path) in NOT_YET:
-        pytest.skip("is still to be rewritten")
     return json.loads(path.read_text())["cells"]
 
 
