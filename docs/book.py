@@ -1,10 +1,9 @@
-"""Builds the web book: `make book`, from the executed notebooks, README, and the stored runs.
+"""Builds the web book: `make book`, from the executed notebooks and the stored runs.
 
-Nothing is run again. docs/ holds what was written for the book alone, with %NAMES in place of the
-tables and controls that are made from data/. All is assembled in build/book/source. README is the
-first page. In the notebooks the input is hidden where it draws or prints a finding, and the finding
-is its picture's alternative text. A control needs no kernel: every state that it can have is made
-here, as a picture or as text.
+Nothing is run again. All is assembled in build/book/source. docs/templates has the first page,
+front.html, and the pages that are made from data/, with %NAMES in place of which the numbers,
+tables and links come. In the notebooks the input is hidden where it draws or prints a finding, and
+the finding is its picture's alternative text.
 """
 
 import argparse
@@ -16,25 +15,54 @@ from pathlib import Path
 
 import nbformat
 
-import controls
+import front
 import tables
-from pages import notebook, terms
+from pages import as_glossary, notebook, terms
 from scta_lab.base.files import ROOT
 
-README = (ROOT / "README.md").read_text()
+TITLE = "A million tokens, thirty-three at a time"
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LAB = sorted((ROOT / "notebooks" / "lab").glob("*.ipynb"))
 DOCS = ROOT / "docs"
+TEMPLATES = DOCS / "templates"
 BUILT = ROOT / "build" / "book"
-COPIED = ("data/README.md", "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md")
+COPIED = (
+    "README.md",
+    "data/README.md",
+    "LICENSE",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
 GROUPS = {  # the order of the pages
     "The lessons": [f"notebooks/{path.stem}" for path in LESSONS],
-    "Look for yourself": ["docs/explore"],
     "What was found": ["docs/claims", "docs/results"],
+    "Use it": ["README", "docs/use", "docs/api", "docs/glossary"],
     "The laboratory": [f"notebooks/lab/{path.stem}" for path in LAB],
-    "To use": ["docs/use", "docs/api", "docs/glossary"],
-    "To check": ["data/README", "docs/reproduce", "docs/faults", "CONTRIBUTING", "CHANGELOG"],
+    "Data, runs and code": [
+        "data/README",
+        "docs/reproduce",
+        "docs/faults",
+        "CONTRIBUTING",
+        "CHANGELOG",
+    ],
 }
+FIRST_PAGE = """---
+html_theme.sidebar_secondary.remove: true
+---
+# {title}
+
+```{{raw}} html
+<link rel="stylesheet" href="_static/front.css">
+<div class="front">
+{front}
+</div>
+<script src="_static/front-data.js"></script>
+<script src="_static/front.js"></script>
+```
+
+{contents}
+"""
 
 
 def contents() -> str:
@@ -50,6 +78,7 @@ def copy(source: Path) -> None:
     """What is shown as it stands, in the folders of the repository: links between files hold."""
     shutil.copytree(DOCS / "static", source / "static")
     shutil.copytree(ROOT / "figures", source / "figures")
+    shutil.copy(ROOT / "figures" / "fig_headline.png", source / "static" / "card.png")
     shutil.copy(DOCS / "conf.py", source)
     pages = [page.relative_to(ROOT) for page in DOCS.glob("*.md")]
     for name in (*COPIED, *pages):
@@ -57,9 +86,10 @@ def copy(source: Path) -> None:
         shutil.copy(ROOT / name, source / name)
 
 
-def made(frames: Path) -> dict[str, str]:
+def made() -> dict[str, str]:
     """What stands in a page for each %NAME."""
-    return {
+    return front.numbers() | {
+        "FIRST_LESSON": f"notebooks/{LESSONS[0].stem}",
         "CLAIMS_COUNTED": tables.claims_counted(),
         "CLAIMS_TABLE": tables.claims_table(),
         "CLAIMS": tables.claims_in_full(),
@@ -68,26 +98,27 @@ def made(frames: Path) -> dict[str, str]:
         "VIEWS": tables.comparisons(),
         "RUNS": tables.stored_runs(),
         "DRILLS": tables.drills(),
-        "FIGURES": controls.figure_chooser(frames),
-        "COST": controls.cost_chooser(frames),
-        "QUALITY": controls.quality_chooser(frames),
-        "WORDS": controls.words_chooser(),
-        "SAMPLES": controls.samples_chooser(),
     }
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    return re.sub(r"%([A-Z]{3}[A-Z_]*)\b", lambda name: parts[name[1]], text)
 
 
 def assemble(source: Path) -> None:
     """Writes all that Sphinx reads."""
     shutil.rmtree(source, ignore_errors=True)
     copy(source)
-    frames = source / "static" / "frames"
-    frames.mkdir()
-    parts = made(frames)
-    for page in (source / "docs").glob("*.md"):
-        text = re.sub(r"%([A-Z]{4}[A-Z_]*)\b", lambda name: parts[name[1]], page.read_text())
-        page.write_text(text)
-    (source / "index.md").write_text(f"{README}\n\n{contents()}\n")
-    words = terms((source / "docs" / "glossary.md").read_text())
+    parts = made()
+    for page in TEMPLATES.glob("[a-z]*.md"):
+        (source / "docs" / page.name).write_text(filled(page.read_text(), parts))
+    first = filled((TEMPLATES / "front.html").read_text(), parts)
+    whole = FIRST_PAGE.format(title=TITLE, front=first, contents=contents())
+    (source / "index.md").write_text(whole)
+    (source / "static" / "front-data.js").write_text(front.script())
+    glossary = source / "docs" / "glossary.md"
+    words = terms(glossary.read_text())
+    glossary.write_text(as_glossary(glossary.read_text()))
     (source / "notebooks" / "lab").mkdir(parents=True)
     for path in [*LESSONS, *LAB]:
         nbformat.write(notebook(path, words), source / path.relative_to(ROOT))

@@ -109,7 +109,7 @@ def step_times() -> str:
             "V": figures.short(run.vocab),
             "method": method(run),
             "step, ms": f"{run.step_ms:,.0f}",
-            "times SEMANTIC on rows": f"{run.ratio:.3g}",
+            "times row-sparse SEMANTIC": f"{run.ratio:.3g}",
             "its quartiles": f"{run.ratio_q1:.3g} to {run.ratio_q3:.3g}",
             "rounds": run.rounds,
         }
