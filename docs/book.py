@@ -6,7 +6,6 @@ tables and links come. In the notebooks the input is hidden where it draws or pr
 the finding is its picture's alternative text.
 """
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -20,49 +19,20 @@ import tables
 from pages import as_glossary, notebook, terms
 from scta_lab.base.files import ROOT
 
-TITLE = "A million tokens, thirty-three at a time"
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LAB = sorted((ROOT / "notebooks" / "lab").glob("*.ipynb"))
 DOCS = ROOT / "docs"
 TEMPLATES = DOCS / "templates"
 BUILT = ROOT / "build" / "book"
-COPIED = (
-    "README.md",
-    "data/README.md",
-    "LICENSE",
-    "CITATION.cff",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-)
+COPIED = "README.md data/README.md LICENSE CITATION.cff CONTRIBUTING.md CHANGELOG.md".split()
 GROUPS = {  # the order of the pages
     "The lessons": [f"notebooks/{path.stem}" for path in LESSONS],
     "What was found": ["docs/claims", "docs/results"],
     "Use it": ["README", "docs/use", "docs/api", "docs/glossary"],
     "The laboratory": [f"notebooks/lab/{path.stem}" for path in LAB],
-    "Data, runs and code": [
-        "data/README",
-        "docs/reproduce",
-        "docs/faults",
-        "CONTRIBUTING",
-        "CHANGELOG",
-    ],
+    "Data, runs and code": ["data/README", "docs/reproduce", "docs/faults"],
+    "The repository": ["CONTRIBUTING", "CHANGELOG"],
 }
-FIRST_PAGE = """---
-html_theme.sidebar_secondary.remove: true
----
-# {title}
-
-```{{raw}} html
-<link rel="stylesheet" href="_static/front.css">
-<div class="front">
-{front}
-</div>
-<script src="_static/front-data.js"></script>
-<script src="_static/front.js"></script>
-```
-
-{contents}
-"""
 
 
 def contents() -> str:
@@ -78,7 +48,6 @@ def copy(source: Path) -> None:
     """What is shown as it stands, in the folders of the repository: links between files hold."""
     shutil.copytree(DOCS / "static", source / "static")
     shutil.copytree(ROOT / "figures", source / "figures")
-    shutil.copy(ROOT / "figures" / "fig_headline.png", source / "static" / "card.png")
     shutil.copy(DOCS / "conf.py", source)
     pages = [page.relative_to(ROOT) for page in DOCS.glob("*.md")]
     for name in (*COPIED, *pages):
@@ -86,35 +55,37 @@ def copy(source: Path) -> None:
         shutil.copy(ROOT / name, source / name)
 
 
-def made() -> dict[str, str]:
-    """What stands in a page for each %NAME."""
-    return front.numbers() | {
-        "FIRST_LESSON": f"notebooks/{LESSONS[0].stem}",
-        "CLAIMS_COUNTED": tables.claims_counted(),
-        "CLAIMS_TABLE": tables.claims_table(),
-        "CLAIMS": tables.claims_in_full(),
-        "STEP_TIMES": tables.step_times(),
-        "GPU_TIMES": tables.gpu_times(),
-        "VIEWS": tables.comparisons(),
-        "RUNS": tables.stored_runs(),
-        "DRILLS": tables.drills(),
-    }
+PARTS = {  # what stands in a template for each %NAME
+    "FRONT": (TEMPLATES / "front.html").read_text,
+    "CONTENTS": contents,
+    "FIRST_LESSON": lambda: f"notebooks/{LESSONS[0].stem}",
+    "CHIPS": front.chips,
+    "CLAIMS_COUNTED": tables.claims_counted,
+    "CLAIMS_TABLE": tables.claims_table,
+    "CLAIMS": tables.claims_in_full,
+    "STEP_TIMES": tables.step_times,
+    "GPU_TIMES": tables.gpu_times,
+    "VIEWS": tables.comparisons,
+    "RUNS": tables.stored_runs,
+    "DRILLS": tables.drills,
+}
+NAME = re.compile(r"%([A-Z]{3}[A-Z_]*)\b")
 
 
-def filled(text: str, parts: dict[str, str]) -> str:
-    return re.sub(r"%([A-Z]{3}[A-Z_]*)\b", lambda name: parts[name[1]], text)
+def filled(text: str) -> str:
+    """The text with a part for each %NAME, also for those in a part."""
+    while NAME.search(text):
+        text = NAME.sub(lambda name: PARTS[name[1]](), text)
+    return text
 
 
 def assemble(source: Path) -> None:
     """Writes all that Sphinx reads."""
     shutil.rmtree(source, ignore_errors=True)
     copy(source)
-    parts = made()
     for page in TEMPLATES.glob("[a-z]*.md"):
-        (source / "docs" / page.name).write_text(filled(page.read_text(), parts))
-    first = filled((TEMPLATES / "front.html").read_text(), parts)
-    whole = FIRST_PAGE.format(title=TITLE, front=first, contents=contents())
-    (source / "index.md").write_text(whole)
+        (source / "docs" / page.name).write_text(filled(page.read_text()))
+    (source / "docs" / "index.md").rename(source / "index.md")
     (source / "static" / "front-data.js").write_text(front.script())
     glossary = source / "docs" / "glossary.md"
     words = terms(glossary.read_text())
@@ -125,15 +96,11 @@ def assemble(source: Path) -> None:
 
 
 def main() -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--out", type=Path, default=BUILT, help="folder (default: build/book)")
-    out = parser.parse_args().out
-    assemble(out / "source")
-    shutil.rmtree(out / "html", ignore_errors=True)
-    words = ["-W", "--keep-going", "-q", out / "source", out / "html"]
+    assemble(BUILT / "source")
+    shutil.rmtree(BUILT / "html", ignore_errors=True)
+    words = ["-W", "--keep-going", "-q", BUILT / "source", BUILT / "html"]
     subprocess.run([sys.executable, "-m", "sphinx", *words], check=True)
-    print(f"The book: {out / 'html' / 'index.html'}")
+    print(f"The book: {BUILT / 'html' / 'index.html'}")
 
 
 if __name__ == "__main__":

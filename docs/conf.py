@@ -3,11 +3,8 @@
 import os
 from importlib.metadata import distribution
 
-project, author, copyright = (
-    "scta_lite",
-    "the authors of scta_lite",
-    "the authors of scta_lite, MIT licence",
-)
+project, author = "scta_lite", "the authors of scta_lite"
+copyright = f"{author}, MIT licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 exclude_patterns = ["static"]
 
@@ -27,7 +24,7 @@ mathjax_path = "tex-svg-full.js"
 _mathjax = distribution("sphinx-mathjax-offline").locate_file(
     f"sphinx-mathjax-offline/static/mathjax/{mathjax_path}"
 )
-html_static_path = ["static", str(_mathjax)]
+html_static_path = ["static", "figures/fig_headline.png", str(_mathjax)]
 mathjax3_config = {"options": {"enableMenu": False}}  # so that formulas are no stops of the Tab key
 
 html_theme = "sphinx_book_theme"
@@ -38,7 +35,6 @@ html_css_files = ["book.css"]
 html_js_files = ["book.js"]
 html_copy_source = False
 html_show_sourcelink = False
-html_last_updated_fmt = None
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_toc_level": 2,
@@ -59,7 +55,6 @@ myst_html_meta = {
     "description": about,
     "property=og:title": "scta_lite",
     "property=og:description": about,
-    "property=og:type": "website",
-    "property=og:image": f"{site}_static/card.png",
+    "property=og:image": f"{site}_static/fig_headline.png",
     "twitter:card": "summary_large_image",
 }

@@ -1,6 +1,7 @@
 """The notebooks as the web book shows them: with links, folded code and words for pictures."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -63,10 +64,7 @@ def finding(after: nbformat.NotebookNode) -> str:
     if after.cell_type == "code":
         texts = [output.get("data", {}).get("text/markdown", "") for output in after.outputs]
         markdown = "".join(texts)
-    text = plain(markdown)
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    return text[:MOST_CHARACTERS].rsplit(" ", 1)[0] + " …"
+    return textwrap.shorten(plain(markdown), MOST_CHARACTERS, placeholder=" …")
 
 
 def shown(cell: nbformat.NotebookNode) -> set[str]:

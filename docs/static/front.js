@@ -158,18 +158,18 @@
   // --- quality against time
 
   const WIDE = 330;
-  const HIGH = 250;
-  const EDGE = { left: 38, right: 12, top: 8, bottom: 34 };
+  const HIGH = 280;
+  const EDGE = { left: 38, right: 12, top: 22, bottom: 34 };
   const TIME = [0.012, 6000]; // seconds
-  const BITS = [1.55, 2.55]; // bits per byte
-  const MARKS = { // where a label stands: to the right or left of its point, or above or below
-    CE: { colour: "ce", at: "right" },
-    adaptive: { colour: "adaptive", at: "under" },
-    repaired: { colour: "repaired", at: "over" },
-    "paper’s settings": { colour: "semantic", at: "left", ends: ["", ""] },
-    trigram: { colour: "counted", at: "right", ends: [", same text", ", all the text"] },
+  const BITS = [1.5, 2.55]; // bits per byte
+  const MARKS = { // where the label of each point stands, and what it adds to the name; null: a range has one label
+    CE: { colour: "ce", at: ["right"] },
+    adaptive: { colour: "adaptive", at: ["under"] },
+    repaired: { colour: "repaired", at: ["over"] },
+    "paper’s settings": { colour: "semantic", at: ["left", "left"], ends: [null, ""] },
+    trigram: { colour: "counted", at: ["start", "under"], ends: [", same text", ", all"] },
   };
-  const PLACES = { right: [8, 4, "start"], left: [-8, 4, "end"], over: [-6, -7, "end"], under: [-7, 15, "end"] };
+  const PLACES = { right: [8, 4, "start"], start: [-5, -9, "start"], left: [-8, 4, "end"], over: [-6, -7, "end"], under: [-7, 15, "end"] };
   const x = (seconds) => EDGE.left + (Math.log(seconds / TIME[0]) / Math.log(TIME[1] / TIME[0])) * (WIDE - EDGE.left - EDGE.right);
   const y = (bits) => HIGH - EDGE.bottom - ((bits - BITS[0]) / (BITS[1] - BITS[0])) * (HIGH - EDGE.top - EDGE.bottom);
   const svg = (tag, attributes, text = "") => {
@@ -189,6 +189,7 @@
       parts.push(svg("line", { x1: EDGE.left, x2: WIDE - EDGE.right, y1: y(bits), y2: y(bits), class: "grid" }));
       parts.push(svg("text", { x: EDGE.left - 5, y: y(bits) + 4, "text-anchor": "end" }, bits.toFixed(1)));
     }
+    parts.push(svg("text", { x: 4, y: 12 }, "bits per byte"));
     parts.push(svg("text", { x: (EDGE.left + WIDE) / 2, y: HIGH - 4, "text-anchor": "middle" }, "seconds of training"));
     return parts;
   };
@@ -199,9 +200,9 @@
     if (points.length > 1) parts.push(svg("polyline", { points: points.map(([s, b]) => `${x(s)},${y(b)}`).join(" "), class: `of-${colour}` }));
     points.forEach(([seconds, bits], n) => {
       parts.push(svg("circle", { cx: x(seconds), cy: y(bits), r: 5, class: `of-${colour}` }));
-      parts.at(-1).append(svg("title", {}, `${name}${ends[n]}: ${bits.toFixed(2)} bits per byte, ${seconds} s`));
-      if (n && !ends[n]) return;
-      const [right, down, anchor] = PLACES[at];
+      parts.at(-1).append(svg("title", {}, `${name}${ends[n] ?? ""}: ${bits.toFixed(2)} bits per byte, ${seconds} s`));
+      if (ends[n] === null) return;
+      const [right, down, anchor] = PLACES[at[n]];
       parts.push(svg("text", { x: x(seconds) + right, y: y(bits) + down, "text-anchor": anchor, class: "name" }, name + ends[n]));
     });
     return parts;
@@ -213,7 +214,7 @@
     const label = `Bits per byte against seconds, ${whole(vocab)} tokens, after ${after}: ${told.join("; ")}.`;
     const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label });
     picture.append(...axes(), ...Object.entries(points).flatMap(([name, all]) => line(name, all)));
-    const caption = make("figcaption", {}, make("b", {}, `${whole(vocab)} tokens`), `, ${after}: bits per byte`);
+    const caption = make("figcaption", {}, make("b", {}, `${whole(vocab)} tokens`), `, ${after}`);
     $("panels").append(make("figure", {}, caption, picture));
   }
 
