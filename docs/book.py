@@ -27,7 +27,7 @@ BUILT = ROOT / "build" / "book"
 COPIED = "README.md data/README.md LICENSE CITATION.cff CONTRIBUTING.md CHANGELOG.md".split()
 GROUPS = {  # the order of the pages
     "The lessons": [f"notebooks/{path.stem}" for path in LESSONS],
-    "What was found": ["docs/claims", "docs/results"],
+    "What was found": ["docs/claims", "docs/results", "docs/sliders"],
     "Use it": ["README", "docs/use", "docs/api", "docs/glossary"],
     "The laboratory": [f"notebooks/lab/{path.stem}" for path in LAB],
     "Data, runs and code": ["data/README", "docs/reproduce", "docs/faults"],

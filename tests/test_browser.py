@@ -18,7 +18,9 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
+from scta_lab import Spec
 from scta_lab.base.files import ROOT
+from scta_lab.judge.cost import parameters
 
 sys.path.insert(0, str(ROOT / "docs"))
 import book
@@ -31,6 +33,7 @@ WITH_CONTROLS = [path for path in [*book.LESSONS, *book.LAB] if "interactive(" i
 PAGES = ["index", *(page for pages in book.GROUPS.values() for page in pages)]
 WITH_FORMULAS = f"notebooks/lab/{book.LAB[0].stem}"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SEMANTIC = Spec(method="semantic", vocab=1_000_000)
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed"),
     pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="the book is not built: make book"),
@@ -177,6 +180,20 @@ def test_a_guess_gets_its_answer_and_a_word_its_neighbours(page):
     assert nearest.locator("li").count() == 15
     page.locator("#word").fill("no such word")
     assert "is not among" in nearest.inner_text()
+    assert page.wrong == []
+
+
+def test_a_formula_moves_with_the_keys_and_is_said_in_words(page):
+    visit(page, "docs/sliders")
+    level, step, memory = page.locator(".front").all()
+    assert "between 0.00 (right) and 3.50 nats" in level.inner_text()
+    assert f"{7e-9 * sum(parameters(SEMANTIC)[part] for part in ('input', 'head')):.2f}" in step.inner_text()
+    assert "3.84 TB: 3.84 GB on each of 1,000 machines" in memory.inner_text()
+    for slider in page.locator("input[type=range]").all():
+        before = page.locator("article").inner_text()
+        slider.focus()
+        press(page, "ArrowLeft")
+        assert page.locator("article").inner_text() != before
     assert page.wrong == []
 
 
