@@ -186,7 +186,7 @@ def test_a_guess_gets_its_answer_and_a_word_its_neighbours(page):
 def test_a_formula_moves_with_the_keys_and_is_said_in_words(page):
     visit(page, "docs/sliders")
     level, step, memory = page.locator(".front").all()
-    assert "between 0.00 (right) and 3.50 nats" in level.inner_text()
+    assert "guessing has 3.50 nats, being always right 0.00" in level.inner_text()
     assert f"{7e-9 * sum(parameters(SEMANTIC)[part] for part in ('input', 'head')):.2f}" in step.inner_text()
     assert "3.84 TB: 3.84 GB on each of 1,000 machines" in memory.inner_text()
     for slider in page.locator("input[type=range]").all():

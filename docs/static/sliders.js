@@ -18,7 +18,7 @@
     const right = Math.log1p(K * Math.exp(-1 / tau));
     return {
       bars: [["knows nothing", nothing, `${nothing.toFixed(2)} nats`], ["always right", right, `${right.toFixed(2)} nats`]],
-      says: `With ${count(K)} negatives and τ = ${tau}, a loss lies between ${right.toFixed(2)} (right) and ${nothing.toFixed(2)} nats (guessing).`,
+      says: `With ${count(K)} negatives and τ = ${tau}, guessing has ${nothing.toFixed(2)} nats, being always right ${right.toFixed(2)}.`,
     };
   };
   const step = ({ V }) => {
@@ -27,7 +27,7 @@
     return {
       bars: numbers.map(([name, parameters]) => [name, parameters, `${short(MOVED * parameters)} numbers`]),
       says: `With ${short(V)} tokens CE makes ${short(POSITIONS * V)} scores a step, SEMANTIC ${count(33 * POSITIONS)}. ` +
-        `The optimizer moves ${short(MOVED * numbers[1][1])} numbers of SEMANTIC's tables if dense, ${short(MOVED * read)} if row-sparse.`,
+        `The optimizer moves ${short(MOVED * numbers[1][1])} numbers of SEMANTIC’s tables if dense, ${short(MOVED * read)} if row-sparse.`,
     };
   };
   const memory = ({ V, machines }) => {
@@ -76,7 +76,7 @@
       };
       input.value = Math.round((Math.log(first / least) / Math.log(greatest / least)) * input.max);
       input.oninput = () => { read(); show(); };
-      label.append(`${text} `, input, now);
+      label.append(`${text} `, now, input);
       label.className = "slider";
       form.append(label);
       read();
