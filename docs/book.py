@@ -1,9 +1,9 @@
 """Builds the web book: `make book`, from the executed notebooks and the stored runs.
 
 Nothing is run again. All is assembled in build/book/source. docs/templates has the first page,
-front.html, and the pages that are made from data/, with %NAMES in place of which the numbers,
-tables and links come. In the notebooks the input is hidden where it draws or prints a finding, and
-the finding is its picture's alternative text.
+front.html, and the pages that GitHub would not show as they are meant: most with %NAMES, in place
+of which tables and links come. In the notebooks the input is hidden where it draws or prints a
+finding, and the finding is its picture's alternative text.
 """
 
 import re

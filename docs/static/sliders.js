@@ -1,4 +1,4 @@
-// Sliders over closed formulas, each under its heading of docs/sliders.md: numbers in, bars and a sentence out.
+// Sliders over closed formulas, each under its heading of docs/templates/sliders.md: numbers in, bars and a sentence out.
 "use strict";
 {
   const POSITIONS = 1008;
