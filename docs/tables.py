@@ -43,7 +43,7 @@ def method(run: object) -> str:
 
 
 def known_claims() -> pd.DataFrame:
-    return claims().fillna({"value": "–", "why": "", "settled_in": ""})
+    return claims().fillna({"value": "–", "why": ""})
 
 
 def notebook_link(name: str) -> str:
@@ -67,7 +67,7 @@ def claims_table() -> str:
         "": [f"[{name}](#{name.lower()})" for name in known.id],
         "the paper says": known.claim,
         "verdict": "**" + known.verdict + "**",
-        "in": known.settled_in.map(notebook_link),
+        "in": known.notebook.map(notebook_link),
     }
     return table(columns)
 
@@ -81,7 +81,7 @@ def claims_in_full() -> str:
             f"*The paper, {claim.where}:* {claim.claim}.",
             f"*What we found:* {claim.value}.",
             claim.why,
-            f"*Shown in* {notebook_link(claim.settled_in or claim.notebook)}.",
+            f"*Shown in* {notebook_link(claim.notebook)}.",
         ]
     return "\n\n".join(parts)
 
