@@ -1,13 +1,11 @@
-"""Builds the web book: `make book`, from the executed notebooks, README, and the stored runs.
+"""Builds the web book: `make book`, from the executed notebooks and the stored runs.
 
-Nothing is run again. docs/ holds what was written for the book alone, with %NAMES in place of the
-tables and controls that are made from data/. All is assembled in build/book/source. README is the
-first page. In the notebooks the input is hidden where it draws or prints a finding, and the finding
-is its picture's alternative text. A control needs no kernel: every state that it can have is made
-here, as a picture or as text.
+Nothing is run again. All is assembled in build/book/source. docs/templates has the first page,
+front.html, and the pages that GitHub would not show as they are meant: most with %NAMES, in place
+of which tables and links come. In the notebooks the input is hidden where it draws or prints a
+finding, and the finding is its picture's alternative text.
 """
 
-import argparse
 import re
 import shutil
 import subprocess
@@ -16,24 +14,24 @@ from pathlib import Path
 
 import nbformat
 
-import controls
+import front
 import tables
-from pages import notebook, terms
+from pages import as_glossary, notebook, terms
 from scta_lab.base.files import ROOT
 
-README = (ROOT / "README.md").read_text()
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LAB = sorted((ROOT / "notebooks" / "lab").glob("*.ipynb"))
 DOCS = ROOT / "docs"
+TEMPLATES = DOCS / "templates"
 BUILT = ROOT / "build" / "book"
-COPIED = ("data/README.md", "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "CHANGELOG.md")
+COPIED = "README.md data/README.md LICENSE CITATION.cff CONTRIBUTING.md CHANGELOG.md".split()
 GROUPS = {  # the order of the pages
     "The lessons": [f"notebooks/{path.stem}" for path in LESSONS],
-    "Look for yourself": ["docs/explore"],
-    "What was found": ["docs/claims", "docs/results"],
+    "What was found": ["docs/claims", "docs/results", "docs/sliders"],
+    "Use it": ["README", "docs/use", "docs/api", "docs/glossary"],
     "The laboratory": [f"notebooks/lab/{path.stem}" for path in LAB],
-    "To use": ["docs/use", "docs/api", "docs/glossary"],
-    "To check": ["data/README", "docs/reproduce", "docs/faults", "CONTRIBUTING", "CHANGELOG"],
+    "Data, runs and code": ["data/README", "docs/reproduce", "docs/faults"],
+    "The repository": ["CONTRIBUTING", "CHANGELOG"],
 }
 
 
@@ -57,52 +55,52 @@ def copy(source: Path) -> None:
         shutil.copy(ROOT / name, source / name)
 
 
-def made(frames: Path) -> dict[str, str]:
-    """What stands in a page for each %NAME."""
-    return {
-        "CLAIMS_COUNTED": tables.claims_counted(),
-        "CLAIMS_TABLE": tables.claims_table(),
-        "CLAIMS": tables.claims_in_full(),
-        "STEP_TIMES": tables.step_times(),
-        "GPU_TIMES": tables.gpu_times(),
-        "VIEWS": tables.comparisons(),
-        "RUNS": tables.stored_runs(),
-        "DRILLS": tables.drills(),
-        "FIGURES": controls.figure_chooser(frames),
-        "COST": controls.cost_chooser(frames),
-        "QUALITY": controls.quality_chooser(frames),
-        "WORDS": controls.words_chooser(),
-        "SAMPLES": controls.samples_chooser(),
-    }
+PARTS = {  # what stands in a template for each %NAME
+    "FRONT": (TEMPLATES / "front.html").read_text,
+    "CONTENTS": contents,
+    "FIRST_LESSON": lambda: f"notebooks/{LESSONS[0].stem}",
+    "CHIPS": front.chips,
+    "CLAIMS_COUNTED": tables.claims_counted,
+    "CLAIMS_TABLE": tables.claims_table,
+    "CLAIMS": tables.claims_in_full,
+    "STEP_TIMES": tables.step_times,
+    "GPU_TIMES": tables.gpu_times,
+    "VIEWS": tables.comparisons,
+    "RUNS": tables.stored_runs,
+    "DRILLS": tables.drills,
+}
+NAME = re.compile(r"%([A-Z]{3}[A-Z_]*)\b")
+
+
+def filled(text: str) -> str:
+    """The text with a part for each %NAME, also for those in a part."""
+    while NAME.search(text):
+        text = NAME.sub(lambda name: PARTS[name[1]](), text)
+    return text
 
 
 def assemble(source: Path) -> None:
     """Writes all that Sphinx reads."""
     shutil.rmtree(source, ignore_errors=True)
     copy(source)
-    frames = source / "static" / "frames"
-    frames.mkdir()
-    parts = made(frames)
-    for page in (source / "docs").glob("*.md"):
-        text = re.sub(r"%([A-Z]{4}[A-Z_]*)\b", lambda name: parts[name[1]], page.read_text())
-        page.write_text(text)
-    (source / "index.md").write_text(f"{README}\n\n{contents()}\n")
-    words = terms((source / "docs" / "glossary.md").read_text())
+    for page in TEMPLATES.glob("[a-z]*.md"):
+        (source / "docs" / page.name).write_text(filled(page.read_text()))
+    (source / "docs" / "index.md").rename(source / "index.md")
+    (source / "static" / "front-data.js").write_text(front.script())
+    glossary = source / "docs" / "glossary.md"
+    words = terms(glossary.read_text())
+    glossary.write_text(as_glossary(glossary.read_text()))
     (source / "notebooks" / "lab").mkdir(parents=True)
     for path in [*LESSONS, *LAB]:
         nbformat.write(notebook(path, words), source / path.relative_to(ROOT))
 
 
 def main() -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--out", type=Path, default=BUILT, help="folder (default: build/book)")
-    out = parser.parse_args().out
-    assemble(out / "source")
-    shutil.rmtree(out / "html", ignore_errors=True)
-    words = ["-W", "--keep-going", "-q", out / "source", out / "html"]
+    assemble(BUILT / "source")
+    shutil.rmtree(BUILT / "html", ignore_errors=True)
+    words = ["-W", "--keep-going", "-q", BUILT / "source", BUILT / "html"]
     subprocess.run([sys.executable, "-m", "sphinx", *words], check=True)
-    print(f"The book: {out / 'html' / 'index.html'}")
+    print(f"The book: {BUILT / 'html' / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,8 @@
 import os
 from importlib.metadata import distribution
 
-project, author, copyright = (
-    "scta_lite",
-    "the authors of scta_lite",
-    "the authors of scta_lite, MIT licence",
-)
+project, author = "scta_lite", "the authors of scta_lite"
+copyright = f"{author}, MIT licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 exclude_patterns = ["static"]
 
@@ -27,16 +24,17 @@ mathjax_path = "tex-svg-full.js"
 _mathjax = distribution("sphinx-mathjax-offline").locate_file(
     f"sphinx-mathjax-offline/static/mathjax/{mathjax_path}"
 )
-html_static_path = ["static", str(_mathjax)]
+html_static_path = ["static", "figures/fig_headline.png", str(_mathjax)]
+mathjax3_config = {"options": {"enableMenu": False}}  # so that formulas are no stops of the Tab key
 
 html_theme = "sphinx_book_theme"
 html_title = "scta_lite"
+about = "A language model over a million tokens without its softmax: a paper, run again and checked"
+site = ""  # where the book is published, for what is shown of it where somebody links to it
 html_css_files = ["book.css"]
-html_js_files = ["controls.js"]
+html_js_files = ["book.js"]
 html_copy_source = False
 html_show_sourcelink = False
-html_show_search_summary = False  # a page read from a disk cannot ask for the text of the others
-html_last_updated_fmt = None
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_toc_level": 2,
@@ -44,12 +42,19 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
 }
-if repository := os.environ.get(
-    "GITHUB_REPOSITORY"
-):  # published from there: each notebook opens on Colab
+if repository := os.environ.get("GITHUB_REPOSITORY"):
+    owner, _, name = repository.partition("/")
+    site = f"https://{owner}.github.io/{name}/"
     html_theme_options |= {
         "repository_url": f"https://github.com/{repository}",
         "repository_branch": "main",
         "use_repository_button": True,
         "launch_buttons": {"colab_url": "https://colab.research.google.com"},
     }
+myst_html_meta = {
+    "description": about,
+    "property=og:title": "scta_lite",
+    "property=og:description": about,
+    "property=og:image": f"{site}_static/fig_headline.png",
+    "twitter:card": "summary_large_image",
+}

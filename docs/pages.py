@@ -1,6 +1,7 @@
 """The notebooks as the web book shows them: with links, folded code and words for pictures."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -17,15 +18,21 @@ LEFT_ALONE = (
     r"^#[^\n]*$",
     r"^\|[^\n]*$",
 )
+WORD = re.compile(r"^- \*\*(.+?)\*\*: (.+(?:\n  .+)*)", re.M)  # of docs/glossary.md
 PRINTS = ("Markdown(", "display(Markdown(")
-MOST_LINES = 14  # of code that shows nothing and is not folded
-MOST_WORDS = 400  # characters, for a picture
+MOST_CHARACTERS = 400  # that say what a picture shows
 
 
 def terms(glossary: str) -> list[str]:
     """The words that the glossary explains, long ones first."""
-    listed = glossary.partition("```{glossary}")[2].partition("```")[0]
-    return sorted(re.findall(r"^(\S.*)$", listed, re.M), key=len, reverse=True)
+    return sorted((word for word, _ in WORD.findall(glossary)), key=len, reverse=True)
+
+
+def as_glossary(page: str) -> str:
+    """The page with its list of words as Sphinx's glossary, to which the notebooks have links."""
+    words = [f"{word}\n  {meaning}" for word, meaning in WORD.findall(page)]
+    before, after = page[: WORD.search(page).start()], WORD.sub("", page).partition("\n## Symbols")
+    return f"{before}```{{glossary}}\n{(chr(10) * 2).join(words)}\n```\n\n## Symbols{after[2]}"
 
 
 def linked(markdown: str, words: list[str]) -> str:
@@ -57,41 +64,73 @@ def finding(after: nbformat.NotebookNode) -> str:
     if after.cell_type == "code":
         texts = [output.get("data", {}).get("text/markdown", "") for output in after.outputs]
         markdown = "".join(texts)
-    text = plain(markdown)
-    if len(text) <= MOST_WORDS:
-        return text
-    return text[:MOST_WORDS].rsplit(" ", 1)[0] + " …"
+    return textwrap.shorten(plain(markdown), MOST_CHARACTERS, placeholder=" …")
 
 
-def tags(source: str, kinds: set[str], shows: bool) -> list[str]:
-    """What is folded or left out of a cell that has outputs of these kinds, or shows none."""
-    chosen = []
-    if "image/png" in kinds:
-        chosen.append("hide-input")
-    elif "text/markdown" in kinds:
-        chosen.append("remove-input" if source.startswith(PRINTS) else "hide-input")
-    elif source.startswith("def draw") or (not shows and len(source.splitlines()) > MOST_LINES):
-        chosen.append("hide-input")
-    if "interactive(" in source:
-        chosen.append("remove-cell")  # it needs a kernel: explore.md has those that do not
-    return chosen
+def shown(cell: nbformat.NotebookNode) -> set[str]:
+    """The kinds of what a code cell shows; text that it prints is "text"."""
+    kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+    return kinds | {"text" for output in cell.outputs if "text" in output}
+
+
+def is_folded(cell: nbformat.NotebookNode) -> bool:
+    """Whether its author folded it, or it draws."""
+    if cell.metadata.get("jupyter", {}).get("source_hidden"):
+        return True
+    kinds = shown(cell)
+    draws = "image/png" in kinds or cell.source.lstrip().startswith("def draw")
+    return draws or "text/markdown" in kinds or "hide-input" in cell.metadata.get("tags", [])
+
+
+def tag(cell: nbformat.NotebookNode) -> str | None:
+    """What the book folds or leaves out: never a closed bar with nothing under it."""
+    if "interactive(" in cell.source:
+        return "remove-cell"  # it needs a kernel
+    if not is_folded(cell):
+        return None
+    if not shown(cell):
+        return "remove-cell"
+    return "remove-input" if cell.source.lstrip().startswith(PRINTS) else "hide-input"
+
+
+def join(cells: list[nbformat.NotebookNode]) -> None:
+    """Puts folded code that shows nothing before that of the next cell, if that is folded too."""
+    waiting = []
+    for cell in cells:
+        if cell.cell_type == "code" and is_folded(cell) and not shown(cell):
+            waiting.append(cell.source)
+            continue
+        if cell.cell_type == "code" and tag(cell) == "hide-input":
+            cell.source = "\n\n\n".join([*waiting, cell.source])
+        waiting = []
+
+
+def table(html: str) -> str:
+    """The HTML of a table with classes for book.css: `words` where few cells are numbers."""
+    html = re.sub(r"<table(?![^>]*class=)", '<table class="dataframe"', html)
+    cells = [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", html, re.S)]
+    numbers = sum(bool(re.match(r"[^A-Za-z]*\d|\W*$|nan", cell.strip())) for cell in cells)
+    if 2 * numbers < len(cells):
+        html = html.replace('class="dataframe', 'class="words dataframe')
+    return html
 
 
 def notebook(path: Path, words: list[str]) -> nbformat.NotebookNode:
     """The notebook as the book shows it."""
     page = nbformat.read(path, 4)
     words = list(words)
+    join(page.cells)
     for n, cell in enumerate(page.cells):
         if cell.cell_type == "markdown":
             cell.source = linked(cell.source, words)
             continue
-        for output in cell.outputs:
-            data = output.get("data", {})
+        for data in (output.get("data", {}) for output in cell.outputs):
             if "text/markdown" in data:  # myst-nb takes a link in an output as it stands
                 data["text/markdown"] = data["text/markdown"].replace(".ipynb)", ".html)")
-        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
-        old = cell.metadata.get("tags", [])
-        cell.metadata["tags"] = old + tags(cell.source.strip(), kinds, bool(cell.outputs))
-        if "image/png" in kinds:
+            if "text/html" in data:
+                data["text/html"] = table(data["text/html"])
+        if chosen := tag(cell):
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), chosen]
+        if "image/png" in shown(cell):
             cell.metadata["mystnb"] = {"image": {"alt": finding(page.cells[n + 1])}}
     return page

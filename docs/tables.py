@@ -1,7 +1,5 @@
 """The tables of the web book, in Markdown, from what is stored in data/."""
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from scta_lab import load_runs
@@ -15,32 +13,21 @@ from scta_lab.study.claims import claims
 RUNS = ROOT / "data" / "runs"
 STUDY = RUNS / "two-cores" / "quality"
 BENCH = RUNS / "intel-xeon-2-cores" / "bench"
-RUN = "*-*-????????.json"  # a run's file
+A_RUN = "*-*-????????.json"  # a run's file
+LINE = "{:<28} {:>9}  {}"
 SIDES = {"l": ":--", "r": "--:"}
-FORMATS = {  # of a comparison's columns
-    "seeds": ".0f",
-    "steps": ",.0f",
-    "seconds": ",.1f",
-    "NLL": ".3f",
-    "calibrated": ".3f",
-    "bits/byte": ".3f",
-    "Hit@1": ".1%",
-    "Hit@5": ".1%",
-    "Hit@10": ".1%",
-}
+FORMATS = {"seeds": ".0f", "steps": ",.0f", "seconds": ",.1f"}  # of a comparison's columns
+FORMATS |= dict.fromkeys(("NLL", "calibrated", "bits/byte"), ".3f")
+FORMATS |= dict.fromkeys(("Hit@1", "Hit@5", "Hit@10"), ".1%")
 SPREAD = "NLL ± documents"
 
 
-def table(rows: pd.DataFrame | dict | Iterable[dict], align: str = "") -> str:
+def table(rows: pd.DataFrame | dict, align: str = "") -> str:
     """A table in Markdown; `align` has a letter for each column, l or r."""
-    rows = pd.DataFrame(rows)
+    rows = pd.DataFrame(rows).astype(str).replace(r"\|", r"\\|", regex=True)
     rule = [SIDES[side] for side in align] or ["---"] * rows.shape[1]
     lines = [rows.columns, rule, *rows.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
-
-
-def cell(value: object) -> str:
-    return str(value).replace("|", r"\|")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: float, form: str) -> str:
@@ -55,13 +42,16 @@ def method(run: object) -> str:
 
 
 def known_claims() -> pd.DataFrame:
-    return claims().fillna({"value": "–", "why": "", "settled_in": ""})
+    return claims().fillna({"value": "–", "why": ""})
 
 
 def notebook_link(name: str) -> str:
-    if not (ROOT / "notebooks" / "lab" / f"{name}.ipynb").is_file():
-        return name or "–"
-    return f"[lab/{name[:2]}](../notebooks/lab/{name}.ipynb)"
+    """To the notebook of this name, a lesson or the laboratory's: a short one."""
+    home = ROOT / "notebooks"
+    for path in [*home.glob(f"{name}.ipynb"), *home.glob(f"lab/{name}.ipynb")]:
+        short = path.relative_to(home).as_posix().partition("_")[0]
+        return f"[{short}](../{path.relative_to(ROOT).as_posix()})"
+    return name or "–"
 
 
 def claims_counted() -> str:
@@ -76,7 +66,7 @@ def claims_table() -> str:
         "": [f"[{name}](#{name.lower()})" for name in known.id],
         "the paper says": known.claim,
         "verdict": "**" + known.verdict + "**",
-        "in": known.settled_in.map(notebook_link),
+        "in": known.notebook.map(notebook_link),
     }
     return table(columns)
 
@@ -90,7 +80,7 @@ def claims_in_full() -> str:
             f"*The paper, {claim.where}:* {claim.claim}.",
             f"*What we found:* {claim.value}.",
             claim.why,
-            f"*Shown in* {notebook_link(claim.settled_in or claim.notebook)}.",
+            f"*Shown in* {notebook_link(claim.notebook)}.",
         ]
     return "\n\n".join(parts)
 
@@ -100,20 +90,17 @@ def claims_in_full() -> str:
 
 def step_times() -> str:
     runs = load_runs(BENCH)
-    lines = []
-    for run in ratios(
-        runs[runs.corpus != "zipf"], method="semantic", optimizer="rows"
-    ).itertuples():
-        cells = {
-            "V": figures.short(run.vocab),
-            "method": method(run),
-            "step, ms": f"{run.step_ms:,.0f}",
-            "times SEMANTIC on rows": f"{run.ratio:.3g}",
-            "its quartiles": f"{run.ratio_q1:.3g} to {run.ratio_q3:.3g}",
-            "rounds": run.rounds,
-        }
-        lines.append(cells)
-    return table(lines, "rlrrrr")
+    runs = ratios(runs[runs.corpus != "zipf"], method="semantic", optimizer="rows")
+    spread = zip(runs.ratio_q1, runs.ratio_q3, strict=True)
+    columns = {
+        "V": runs.vocab.map(figures.short),
+        "method": [method(run) for run in runs.itertuples()],
+        "step, ms": runs.step_ms.map("{:,.0f}".format),
+        "times row-sparse SEMANTIC": runs.ratio.map("{:.3g}".format),
+        "its quartiles": [f"{low:.3g} to {high:.3g}" for low, high in spread],
+        "rounds": runs.rounds,
+    }
+    return table(columns, "rlrrrr")
 
 
 def on_gpu() -> pd.DataFrame:
@@ -125,37 +112,28 @@ def on_gpu() -> pd.DataFrame:
 
 def gpu_times() -> str:
     runs = on_gpu().sort_values(["vocab", "step_ms"])
-    ce_ms = runs[runs.method == "ce"].set_index("vocab").step_ms
-    lines = []
-    for run in runs.itertuples():
-        cells = {
-            "V": figures.short(run.vocab),
-            "method": method(run),
-            "step, ms": f"{run.step_ms:.2f}",
-            "its quartiles": f"{run.step_ms_q1:.2f} to {run.step_ms_q3:.2f}",
-            "times as fast as CE": f"{ce_ms[run.vocab] / run.step_ms:.2f}",
-            "joules": number(run.energy_joules / run.steps_run, ".2f"),
-        }
-        lines.append(cells)
-    return table(lines, "rlrrrr")
+    ce_ms = runs.vocab.map(runs[runs.method == "ce"].set_index("vocab").step_ms)
+    joules = runs.energy_joules / runs.steps_run
+    spread = zip(runs.step_ms_q1, runs.step_ms_q3, strict=True)
+    columns = {
+        "V": runs.vocab.map(figures.short),
+        "method": [method(run) for run in runs.itertuples()],
+        "step, ms": runs.step_ms.map("{:.2f}".format),
+        "its quartiles": [f"{low:.2f} to {high:.2f}" for low, high in spread],
+        "times as fast as CE": (ce_ms / runs.step_ms).map("{:.2f}".format),
+        "joules": [number(value, ".2f") for value in joules],
+    }
+    return table(columns, "rlrrrr")
 
 
 # --- quality
 
 
-def views() -> list[quality.View]:
-    """What the study compares."""
-    return [view for vocab in quality.vocabs(STUDY) for view in quality.views(STUDY, vocab)]
-
-
 def comparisons() -> str:
-    """A table for each view, and the differences."""
+    """A table for each view of the study, and the differences."""
     parts = []
-    for view in views():
-        others = {
-            view.ce: f"NLL minus that of {view.ce}",
-            "trigram": "NLL minus that of the trigram",
-        }
+    for view in [view for vocab in quality.vocabs(STUDY) for view in quality.views(STUDY, vocab)]:
+        others = {other: f"NLL minus that of {other}" for other in (view.ce, "trigram")}
         differences = view.compared(others).rename_axis("").reset_index()
         heading = f"### V = {view.vocab:,}, after {view.name}"
         parts += [heading, view_table(view), table(differences, "lrr")]
@@ -179,20 +157,17 @@ def view_table(view: quality.View) -> str:
 def stored_runs() -> str:
     """Every stored run, a line each, by folder."""
     parts = []
-    for folder in sorted({path.parent for path in RUNS.rglob(RUN)}):
-        runs = [Result.from_dict(read(path)) for path in sorted(folder.glob(RUN))]
+    for folder in sorted({path.parent for path in RUNS.rglob(A_RUN)}):
+        runs = [Result.from_dict(read(path)) for path in sorted(folder.glob(A_RUN))]
         versions = ", ".join(sorted({run.host["torch"] for run in runs}))
         parts.append(f"## {folder.relative_to(RUNS)}\n\n{len(runs)} runs, torch {versions}.")
-        lines = [line("run", "seconds", "settings")]
-        lines += [
-            line(run.run_id, whole_seconds(run), " ".join(arguments(run.spec))) for run in runs
-        ]
-        parts.append("\n".join(["```text", *lines, "```"]))
+        listed = [LINE.format("run", "seconds", "settings"), *map(line, runs)]
+        parts.append("\n".join(["```text", *listed, "```"]))
     return "\n\n".join(parts)
 
 
-def line(run_id: str, seconds: str, settings: str) -> str:
-    return f"{run_id:<28} {seconds:>9}  {settings}"
+def line(run: Result) -> str:
+    return LINE.format(run.run_id, whole_seconds(run), " ".join(arguments(run.spec)))
 
 
 def whole_seconds(run: Result) -> str:

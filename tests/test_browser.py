@@ -18,7 +18,9 @@ from urllib.request import urlopen
 import nbformat
 import pytest
 
+from scta_lab import Spec
 from scta_lab.base.files import ROOT
+from scta_lab.judge.cost import parameters
 
 sys.path.insert(0, str(ROOT / "docs"))
 import book
@@ -27,8 +29,11 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: make browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HTML, SHOTS = book.BUILT / "html", ROOT / "build" / "screenshots"
+WITH_CONTROLS = [path for path in [*book.LESSONS, *book.LAB] if "interactive(" in path.read_text()][:2]
 PAGES = ["index", *(page for pages in book.GROUPS.values() for page in pages)]
+WITH_FORMULAS = f"notebooks/lab/{book.LAB[0].stem}"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SEMANTIC = Spec(method="semantic", vocab=1_000_000)
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed"),
     pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="the book is not built: make book"),
@@ -111,48 +116,100 @@ def test_previous_and_next_go_round_all_pages(page, button, order):
     assert page.locator(f"a.{button}").count() == 0
 
 
-def test_the_search_works_without_a_network(page):
-    page.goto((HTML / "search.html").as_uri() + "?q=adaptive+softmax")
+def test_the_search_works_without_a_network_and_finds_sections(page):
+    page.goto((HTML / "search.html").as_uri() + "?q=step+times")
     page.wait_for_selector("ul.search li a")
+    assert "The long tables > Step times" in page.locator("ul.search").inner_text()
     assert page.wrong == []
 
 
-def test_the_book_is_dark_for_those_who_want_it(browser):
+@pytest.mark.parametrize("name", ["index", "docs/claims", WITH_FORMULAS])
+def test_the_book_is_dark_for_those_who_want_it(browser, name):
     with browser.new_context(viewport=DESK, offline=True, color_scheme="dark") as context:
         page = context.new_page()
-        visit(page, "docs/claims")
+        visit(page, name)
         colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
         assert max(map(int, re.findall(r"\d+", colour)[:3])) < 80
         assert serious(page) == []
+        page.screenshot(path=SHOTS / f"{name.replace('/', '-')}-dark.png")
 
 
-@pytest.mark.parametrize("name", ["figures", "cost", "quality", "nearest-words", "samples"])
-def test_a_control_works_with_the_keys_and_says_what_it_shows(page, name):
-    visit(page, "docs/explore")
-    form = page.locator(f"form.control#{name}")
-    said = form.locator("output")
+def test_formulas_and_code_that_fits_are_no_tab_stops(page):
+    visit(page, WITH_FORMULAS)
+    page.wait_for_selector("mjx-container")
+    assert page.locator("mjx-container[tabindex='0']").count() == 0
+    fits = "all => all.filter(e => e.tabIndex == 0 && e.scrollWidth <= e.clientWidth).length"
+    assert page.eval_on_selector_all(".bd-article pre", fits) == 0
 
-    def shown():
-        pictures = said.locator("img")
-        return said.inner_text(), pictures.get_attribute("src") if pictures.count() else None
 
-    for choice in form.locator("select").all():
-        before = shown()
-        assert len(before[0]) > 40
-        choice.focus()
-        page.keyboard.press("ArrowDown")
-        assert shown()[0] != before[0]
-        assert shown()[1] != before[1] or before[1] is None
-    for word in form.locator("input").all():
-        before = shown()
-        word.fill("import")
-        assert shown() != before
-        word.fill("no such word")
-        assert "Nothing is stored" in shown()[0]
-    for picture in said.locator("img").all():
-        assert picture.evaluate("i => i.decode().then(() => i.naturalWidth)") > 300
-        assert picture.get_attribute("alt") == said.inner_text()
+# --- the first page
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_the_step_moves_with_the_keys_and_is_said_in_words(page):
+    visit(page, "index")
+    said, slider = page.locator("#step-said"), page.locator("#vocabulary")
+    assert "With 1,000,000 tokens" in said.inner_text()
+    page.locator("#methods button").nth(2).focus()
+    press(page, "Enter")
+    assert "reads 33,725 rows, writes 33,725" in said.inner_text()
+    assert page.locator("#methods [aria-pressed=true]").inner_text() == "SEMANTIC, row-sparse"
+    slider.focus()
+    press(page, "Home")
+    assert slider.get_attribute("aria-valuetext") == "50,000 tokens"
+    assert "takes 45 ms" in said.inner_text()
+    press(page, "ArrowRight")
+    assert "takes about 45 ms" in said.inner_text()
     assert page.wrong == []
+
+
+def test_a_guess_gets_its_answer_and_a_word_its_neighbours(page):
+    visit(page, "index")
+    assert page.locator("#answer").inner_text() == ""
+    page.locator("#guess button").first.focus()
+    press(page, "Enter")
+    assert "cannot say" in page.locator("#answer").inner_text()
+    nearest = page.locator("#nearest")
+    before = nearest.inner_text()
+    page.locator("#word").fill("return")
+    assert nearest.inner_text() != before
+    assert nearest.locator("li").count() == 15
+    page.locator("#word").fill("no such word")
+    assert "is not among" in nearest.inner_text()
+    assert page.wrong == []
+
+
+def test_a_formula_moves_with_the_keys_and_is_said_in_words(page):
+    visit(page, "docs/sliders")
+    level, step, memory = page.locator(".front").all()
+    assert "guessing has 3.50 nats, being always right 0.00" in level.inner_text()
+    assert f"{7e-9 * sum(parameters(SEMANTIC)[part] for part in ('input', 'head')):.2f}" in step.inner_text()
+    assert "3.84 TB: 3.84 GB on each of 1,000 machines" in memory.inner_text()
+    for slider in page.locator("input[type=range]").all():
+        before = page.locator("article").inner_text()
+        slider.focus()
+        press(page, "ArrowLeft")
+        assert page.locator("article").inner_text() != before
+    assert page.wrong == []
+
+
+def test_whoever_wants_no_motion_gets_none(browser):
+    count = """() => {
+        const draw = CanvasRenderingContext2D.prototype.fillRect;
+        window.drawn = 0;
+        CanvasRenderingContext2D.prototype.fillRect = function (...box) { window.drawn++; draw.apply(this, box); };
+    }"""
+    with browser.new_context(viewport=DESK, offline=True, reduced_motion="reduce") as context:
+        page = context.new_page()
+        visit(page, "index")
+        page.evaluate(count)
+        page.locator("#methods button").first.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => window.drawn") == 4_000  # each square of the four once
 
 
 # --- JupyterLab
@@ -160,9 +217,9 @@ def test_a_control_works_with_the_keys_and_says_what_it_shows(page, name):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The address of a JupyterLab on copies of 04 and 05, at the size of the tests."""
+    """The address of a JupyterLab on copies of notebooks, at the size of the tests."""
     folder = tmp_path_factory.mktemp("lab")
-    for path in (ROOT / "notebooks" / "lab").glob("0[47]*.ipynb"):
+    for path in WITH_CONTROLS:
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
             small = cell.metadata.get("nbmake", {}).get("mock", {})
@@ -213,7 +270,7 @@ def move(page, box):
     return len(controls)
 
 
-@pytest.mark.parametrize("name", ["07_audit", "04_benchmarks"])
+@pytest.mark.parametrize("name", [path.stem for path in WITH_CONTROLS])
 def test_in_jupyterlab_a_notebook_runs_to_its_end_and_its_controls_work_with_the_keys(browser, lab, name):
     with browser.new_context(viewport={"width": 1280, "height": 1600}) as context:
         page = context.new_page()
