@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import normalize
 
 from scta_lab import load_runs
+from scta_lab.base.files import printable
 from scta_lab.run.table import ratios
 from scta_lab.study import quality
-from scta_lite.checks import printable
 from tables import BENCH, STUDY, known_claims
 
 STEPS = {  # what a step is timed for: its method and optimizer

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from scta_lab.base.files import ROOT
+from scta_lab.study.figures import STYLE
 from scta_lite import published_epoch_losses
-from scta_lite.figures import STYLE
 
 CE, SEMANTIC, GREY, PALE = "#c25500", "#0072b2", "#555555", "#dddddd"
 LIT = (2, 7, 11, 18, 25)  # rows of SEMANTIC's table that are drawn as read

@@ -18,8 +18,8 @@ from scta_lab import Spec, load_runs
 from scta_lab.base.files import ROOT
 from scta_lab.judge import cost
 from scta_lab.study import quality
+from scta_lab.study.figures import STYLE, short
 from scta_lite import PAPER, RowAdamW, VocabTable
-from scta_lite.figures import STYLE, short
 
 BENCH = ROOT / "data" / "runs" / "intel-xeon-2-cores" / "bench"
 STUDY = ROOT / "data" / "runs" / "two-cores" / "quality"

@@ -5,9 +5,7 @@ Read it in this order: paper, spec, losses, model, timing, train, sweep; then no
 embedding, and RowAdamW its AdamW. `scta_lab` has what is beyond the paper, and draws the figures.
 """
 
-import importlib
 import warnings
-from types import ModuleType
 
 from scta_lite.losses import contrastive_loss, cross_entropy, semantic_loss
 from scta_lite.paper import PAPER, published_epoch_losses, published_runs
@@ -34,10 +32,3 @@ __all__ = [
     "sweep",
     "train",
 ]
-
-
-def __getattr__(name: str) -> ModuleType:
-    """`from scta_lite import figures`: the laboratory's, for the paper's runs and measured ones."""
-    if name == "figures":
-        return importlib.import_module("scta_lab.study.figures")
-    raise AttributeError(name)

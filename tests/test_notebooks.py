@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from papermill.iorw import load_notebook_node
 
 from scta_lab.base.files import ROOT
-from scta_lite import figures, published_runs
+from scta_lab.study import figures
 from scta_lite import notebook as notebook_module
+from scta_lite import published_runs
 
 sys.path.insert(0, str(ROOT / "docs"))
 import notebooks

@@ -9,10 +9,10 @@ from numbers_in import shown_by, told, unfounded
 
 from scta_lab import load_runs
 from scta_lab.base.files import ROOT
-from scta_lab.study import quality
+from scta_lab.study import figures, quality
 from scta_lab.study.claims import VERDICTS, claims
 from scta_lab.study.statements import published_statements
-from scta_lite import PAPER, figures, published_epoch_losses, published_runs
+from scta_lite import PAPER, published_epoch_losses, published_runs
 
 README = (ROOT / "README.md").read_text()
 RUNS = ROOT / "data" / "runs"

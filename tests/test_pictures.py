@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from scta_lab.base.files import ROOT
-from scta_lite.figures import STYLE
+from scta_lab.study.figures import STYLE
 
 sys.path.insert(0, str(ROOT / "docs"))
 import pictures

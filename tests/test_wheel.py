@@ -18,7 +18,7 @@ from pathlib import Path
 import scta_lab
 import scta_lite
 from scta_lab.study import claims
-from scta_lite import figures
+from scta_lab.study import figures
 
 assert "empty" in scta_lite.__file__, scta_lite.__file__
 sizes = dict(vocab=300, hidden=8, semantic_dim=4, negatives=3, examples=24, batch=4, seq_len=8, corpus="zipf")

@@ -120,7 +120,7 @@ def test_a_run_without_memory_takes_no_other_with_it(tmp_path, monkeypatch):
 
 
 def test_the_papers_figures_take_its_runs(tmp_path):
-    from scta_lite import figures
+    from scta_lab.study import figures
 
     runs = sweep([tiny("ce"), tiny()], tmp_path)
     assert figures.throughput(runs).axes
