@@ -150,7 +150,8 @@ def cosines(query: Tensor, vectors: Tensor, name: str = "vectors") -> Tensor:
     """
     checks.shape("query", query, "N D")
     own = isinstance(vectors, Tensor) and vectors.dim() == 3
-    checks.shape(name, vectors, "N K D" if own else "S D", N=query.shape[0], D=query.shape[1])
+    N, D = query.shape
+    checks.shape(name, vectors, "N K D" if own else "S D", N=N, D=D)
     z = F.normalize(query, dim=-1)
     lengths = torch.linalg.vector_norm(vectors, dim=-1).clamp_min(LEAST_LENGTH)  # (N, K) or (S,)
     if own:

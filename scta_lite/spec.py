@@ -169,7 +169,10 @@ class Spec:
         self.check(name, rule, f"one of {', '.join(map(str, choices))}", lambda value: value)
 
     def check_name(self, name: str) -> None:
-        self.check(name, lambda x: isinstance(x, str | Path) and str(x) != "", "a name", str)
+        def rule(value: Any) -> bool:
+            return isinstance(value, str | Path) and str(value) != ""
+
+        self.check(name, rule, "a name", str)
 
     def check_betas(self) -> None:
         def rule(value: Any) -> bool:

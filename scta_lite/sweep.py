@@ -81,8 +81,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
 
 def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
-    """Adds `speedup`: the seconds of CE, with a dense optimizer, for the same work over the row's
-    own.
+    """Adds `speedup`: the seconds of CE with a dense optimizer, for the same work, over the row's.
 
     Null without such a run; the median where there are several.
     """

@@ -43,13 +43,14 @@ class StepTimer:
         self.steps[-1].append(self._now())
 
     def summary(self) -> dict[str, float]:
-        """Milliseconds: the median step, its quartiles, and the median of each phase, after the
-        warm-up.
+        """Milliseconds: the median step, its quartiles, the median of each phase, after a warm-up.
 
         The warm-up is the first third of the steps, from 1 to 10: allocators and caches settle
-        slowly."""
+        slowly.
+        """
         finish(self.device)
-        warm = min(MOST_WARM, max(1, len(self.steps) // 3), len(self.steps) - 1)
+        third = max(1, len(self.steps) // 3)
+        warm = min(MOST_WARM, third, len(self.steps) - 1)
         ms = np.array([self._lengths(step) for step in self.steps[warm:]])  # (steps, phases)
         q1, median, q3 = np.percentile(ms.sum(axis=1), [25, 50, 75])
         summary = {"steps_measured": len(ms), "step_ms": float(median)}

@@ -86,11 +86,7 @@ def build(
     """Orders, splits and numbers the documents, up to `limit` characters; saves all in `folder`."""
     texts, whole = _distinct(documents, left_out, limit)
     if len(texts) < 2:
-        there = f"{len(texts)} document(s){'' if whole else f' in the first {limit:,} characters'}"
-        advice = "(in a .txt or .md file blank lines part them)"
-        raise ValueError(
-            f"corpus={corpus!r}: {there}; expected at least 2, to hold one out {advice}"
-        )
+        _refuse_few(corpus, len(texts), "" if whole else f" in the first {limit:,} characters")
     characters = sum(map(len, texts.values()))
     keys = sorted(texts)
     n_heldout = max(1, round(HELD_OUT * len(keys)))
@@ -119,6 +115,12 @@ def build(
     }
     about["not_read"] = _not_read(about)
     _save_json(folder / "about.json", about)
+
+
+def _refuse_few(corpus: str, documents: int, where: str) -> None:
+    advice = "(in a .txt or .md file blank lines part them)"
+    expected = f"expected at least 2, to hold one out {advice}"
+    raise ValueError(f"corpus={corpus!r}: {documents} document(s){where}; {expected}")
 
 
 def _shares(unread: Counter, characters: int) -> dict[str, float]:
