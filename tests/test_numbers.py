@@ -87,7 +87,10 @@ def test_how_good_the_model_is():
     line = answer("Is the model as good?")
     assert f"error {view.as_published('NLL', '.2f')}; trigram {trigram:.2f}; CE {ce.NLL:.2f}" in line
     line = answer("Can that be repaired?")
-    assert f"{repaired.NLL:.2f} in {repaired.seconds:.0f} s; CE {ce.NLL:.2f} in {ce.seconds:.0f} s" in line
+    assert f"tuned {view.table.NLL['SEMANTIC tuned']:.2f}, repaired {repaired.NLL:.2f} in" in line
+    assert f"{repaired.seconds:.0f} s; CE {ce.NLL:.2f} in {ce.seconds:.0f} s" in line
+    start, end = quality.PUBLISHED[1], "SEMANTIC tuned"
+    assert view.difference(start, end).low > view.difference(end, REPAIRED).high, "a search gains most"
     for row in quality.PUBLISHED:
         assert view.difference(row, "trigram").low > 0, row
     assert view.difference(REPAIRED, "trigram").high < 0

@@ -11,6 +11,7 @@ from scta_lite.paper import PAPER
 
 from scta_lab.base.spec import SAMPLED
 from scta_lab.study.figures import STYLE, style
+from scta_lab.study.points import SPARSE
 
 PLAIN = {  # what a reader's name has in place of a part of a label
     "SEMANTIC with prior": "repaired",
@@ -47,7 +48,7 @@ def plain(label: str) -> str:
 
 def _variant(run: Any) -> str:
     """The label whatever the backbone."""
-    label = _look(run)["label"].removesuffix(", rows")
+    label = _look(run)["label"].removesuffix(SPARSE)
     if run.method == "semantic":
         return f"{label} {_published_or_tuned(run)}"
     if run.method == "sampled_softmax":
@@ -103,7 +104,7 @@ def _line(run: Any) -> dict[str, str]:
     """The style of a run's line: solid for a method as it is, broken for its variants."""
     look = _look(run)
     label = variant(run)
-    plain = look["label"].removesuffix(", rows")
+    plain = look["label"].removesuffix(SPARSE)
     dashes = "-." if "as published" in label else "--"
     exactly = {plain: "-", f"{plain} as published": ":"}
     return look | {"linestyle": exactly.get(label, dashes), "label": label}

@@ -12,17 +12,18 @@ LOOK = ["label", "color", "marker", "linestyle"]
 METHODS = {  # by method and optimizer; the colours are Okabe and Ito's, safe for the colour-blind
     ("ce", "dense"): ("CE", "#D55E00", "o", "-"),
     ("semantic", "dense"): ("SEMANTIC", "#0072B2", "s", "--"),
-    ("semantic", "rows"): ("SEMANTIC, rows", "#009E73", "D", "-"),
+    ("semantic", "rows"): ("SEMANTIC, row-sparse", "#0072B2", "D", "-"),
     ("semantic", "sparse"): ("SEMANTIC, SparseAdam", "#8C564B", "p", ":"),
-    ("ce_chunked", "rows"): ("CE in chunks, rows", "#E69F00", "^", "-."),
-    ("ce_lowrank", "rows"): ("CE at D = 64, rows", "#56B4E9", "P", "--"),
+    ("ce_chunked", "rows"): ("CE in chunks, row-sparse", "#E69F00", "^", "-."),
+    ("ce_lowrank", "rows"): ("CE at D = 64, row-sparse", "#56B4E9", "P", "--"),
     ("adaptive", "dense"): ("adaptive softmax", "#CC79A7", "v", ":"),
-    ("adaptive", "rows"): ("adaptive softmax, rows", "#CC79A7", "<", "-"),
-    ("semantic_prior", "rows"): ("SEMANTIC with prior, rows", "#000000", "*", "-"),
+    ("adaptive", "rows"): ("adaptive softmax, row-sparse", "#CC79A7", "<", "-"),
+    ("semantic_prior", "rows"): ("SEMANTIC with prior, row-sparse", "#000000", "*", "-"),
     ("semantic_prior", "sparse"): ("SEMANTIC with prior, SparseAdam", "#882255", "H", ":"),
-    ("sampled_softmax", "rows"): ("sampled softmax, rows", "#B8A600", "h", "-."),
+    ("sampled_softmax", "rows"): ("sampled softmax, row-sparse", "#B8A600", "h", "-."),
     ("backbone", "dense"): ("backbone alone", "#555555", "X", ":"),
 }
+SPARSE = ", row-sparse"  # behind the name of a method
 CAPTURED = ", captured"  # behind the optimizer of a run whose steps were each one CUDA graph
 POINT = ["machine", "method", "optimizer", "vocab"]  # runs that have these in common are one point
 STEPS = ["step_ms", "step_ms_q1", "step_ms_q3"]
@@ -35,7 +36,7 @@ def style(method: str, optimizer: str = "dense") -> dict[str, str]:
     Where each step was one CUDA graph, as in "rows, captured", the line is dotted.
 
     >>> style("semantic", "rows")["label"]
-    'SEMANTIC, rows'
+    'SEMANTIC, row-sparse'
     """
     looks = {kind: look for (name, kind), look in METHODS.items() if name == method}
     if not looks:
@@ -45,7 +46,8 @@ def style(method: str, optimizer: str = "dense") -> dict[str, str]:
     first = next(iter(looks.values()))
     look = dict(zip(LOOK, looks.get(kind, first), strict=True))
     if kind not in looks:
-        look["label"] = f"{first[0].removesuffix(', rows')}, {kind}"
+        optimizer_name = "row-sparse" if kind == "rows" else kind
+        look["label"] = f"{first[0].removesuffix(SPARSE)}, {optimizer_name}"
     if kind != optimizer:
         look |= {"label": look["label"] + CAPTURED, "linestyle": ":"}
     return look

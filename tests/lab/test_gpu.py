@@ -39,7 +39,7 @@ def test_everything_is_measured_once_and_reported(tmp_path, monkeypatch, capsys,
     assert load_runs(tmp_path / "bench").seed.nunique() == 3
     table = (tmp_path / "found" / "table.txt").read_text()
     assert "RTX A6000 (published)" in table
-    assert "SEMANTIC with prior, rows" in table
+    assert "SEMANTIC with prior, row-sparse" in table
     assert (tmp_path / "found" / "fig_time.png").is_file()
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
     run(monkeypatch, tmp_path, 0)  # what is there takes no time, and so is not left out

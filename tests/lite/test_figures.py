@@ -94,7 +94,7 @@ def test_every_method_has_its_own_look():
     looks = [tuple(figures.style(*pair).values())[1:] for pair in METHODS]
     assert len(set(looks)) == len(looks)
     assert {method for method, _ in METHODS} == set(spec.METHODS)
-    assert figures.style("ce", "rows")["label"] == "CE, rows"
+    assert figures.style("ce", "rows")["label"] == "CE, row-sparse"
 
 
 def test_a_run_that_did_not_finish_is_said_not_drawn_as_zero():
