@@ -58,6 +58,8 @@ notebooks: .venv/with-test  ## execute the notebooks at their full default size 
 	$(BIN)/python docs/notebooks.py $(ONLY)
 
 figures: .venv/with-test  ## draw every figure of figures/ again, from stored numbers
+	$(BIN)/python docs/picture_of_the_model.py
+	$(BIN)/python docs/pictures.py
 	$(BIN)/python docs/notebooks.py 06_text 07_figures_and_claims
 
 book: .venv/with-book  ## the notebooks, the claims and every table as a web site, in build/book/html

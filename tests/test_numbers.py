@@ -1,4 +1,7 @@
-"""README's numbers and the verdicts are those of the stored runs, and each says what would overturn it."""
+"""README's numbers and the verdicts are those of the stored runs.
+
+Where stored runs settle a claim, its test says what would overturn the verdict.
+"""
 
 from functools import cache
 
@@ -73,7 +76,9 @@ def test_how_much_faster_it_is_on_a_gpu():
     runs, again = on_h200()
     ratio = (runs.step_ms["ce", "dense"] / runs.step_ms["semantic", "dense"]).astype(float).tolist()
     lowest, highest = sorted([ratio[0], runs.step_ms["ce", "dense"][50_000] / again["semantic", "dense"][50_000]])
-    assert f"{lowest:.1f} to {highest:.1f}, {ratio[1]:.1f}, {ratio[2]:.1f} (H200)" in answer("Is a step faster")
+    captured = runs.step_ms["ce", "dense, captured"] / runs.step_ms["semantic", "dense, captured"]
+    told = f"{lowest:.1f} to {highest:.1f}, {ratio[1]:.1f}, {ratio[2]:.1f}, as graphs {captured[1_000_000]:.1f} (H200"
+    assert told in answer("Is a step faster")
     assert highest < 1 < ratio[1] < ratio[2]
 
 
@@ -84,11 +89,12 @@ def test_how_good_the_model_is():
     assert all(len(view.rows[row]) == 3 for row in rows), "means of three seeds"
     ce, repaired = view.table.loc["CE"], view.table.loc[REPAIRED]
     trigram = view.trigram["full_vocab"]["nll"]
-    line = answer("Is the model as good?")
-    assert f"error {view.as_published('NLL', '.2f')}; trigram {trigram:.2f}; CE {ce.NLL:.2f}" in line
-    line = answer("Can that be repaired?")
-    assert f"tuned {view.table.NLL['SEMANTIC tuned']:.2f}, repaired {repaired.NLL:.2f} in" in line
-    assert f"{repaired.seconds:.0f} s; CE {ce.NLL:.2f} in {ce.seconds:.0f} s" in line
+    (at_its_rate,) = quality.runs_of(STUDY / "8192" / "changed", steps=2_500, lr=3e-4).full_vocab
+    told = f"paper's settings {view.as_published('NLL', '.2f')}, CE {at_its_rate['nll']:.2f}; searched "
+    told += f"{view.table.NLL['SEMANTIC tuned']:.2f}, CE {ce.NLL:.2f}; trigram {trigram:.2f}"
+    assert told in answer("Is the model as good?")
+    told = f"error {repaired.NLL:.2f} in {repaired.seconds:.0f} s; CE {ce.NLL:.2f} in {ce.seconds:.0f} s"
+    assert told in answer("Can that be repaired?")
     start, end = quality.PUBLISHED[1], "SEMANTIC tuned"
     assert view.difference(start, end).low > view.difference(end, REPAIRED).high, "a search gains most"
     for row in quality.PUBLISHED:
@@ -111,17 +117,21 @@ def test_in_a_larger_table_the_loss_falls_and_the_error_grows():
 
 
 def test_what_to_use():
-    """The best that was trained at each V in the same seconds, in bits per byte."""
-    best = {LOW: "adaptive softmax", MID: "adaptive softmax", HIGH: "sampled softmax, dot"}
-    views = {V: after(V, "seconds") for V in best}
-    bits = [views[V].table["bits/byte"][row] for V, row in best.items()]
+    """Those that no other is clearly ahead of after the same seconds, in bits per byte."""
+    named = {
+        MID: ["adaptive softmax"],
+        LOW: ["adaptive softmax", "sampled softmax, dot"],
+        HIGH: ["sampled softmax, dot", f"{REPAIRED} at D = 256"],
+    }
+    views = {V: after(V, "seconds") for V in named}
+    best = [min(views[V].table["bits/byte"][rows]) for V, rows in named.items()]
     ce = [view.table["bits/byte"][view.ce] for view in views.values()]
-    told = "after 200 s: {:.2f}, {:.2f}, {:.2f}; CE {:.2f}, {:.2f}, {:.2f}"
-    assert told.format(*bits, *ce) in answer("What should I use")
-    for V, row in best.items():
-        others = [other for other in views[V].rows if other != row]
-        behind = [other for other in others if views[V].difference(other, row).high < 0]
-        assert not behind, f"V = {V}: {behind} are clearly better than {row}"
+    told = "after 200 s: {:.2f}; {:.2f}; {:.2f}. CE {:.2f}, {:.2f}, {:.2f}"
+    assert told.format(*best, *ce) in answer("What should I use")
+    for V, rows in named.items():
+        for row in rows:
+            ahead = [other for other in views[V].rows if views[V].difference(other, row).high < 0]
+            assert not ahead, f"V = {V}: {ahead} are clearly ahead of {row}"
 
 
 def test_measured_steps_are_enough():
