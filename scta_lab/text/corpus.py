@@ -49,8 +49,8 @@ class Corpus:
 
     @property
     def remarks(self) -> list[str]:
-        """A line on what was not read, if anything was not."""
-        not_read = self.about.get("not_read")
+        """A line on what was not read, if anything was not; of the default text `about` has it."""
+        not_read = self.name != "installed" and self.about.get("not_read")
         return [f"{self.name}: {not_read}"] if not_read else []
 
     @property
