@@ -28,10 +28,7 @@ assert runs.host[0]["commit"] is None
 figures.save(figures.throughput(runs), Path("figure"))
 figures.save(figures.speedup(scta_lite.published_runs()), Path("published"))
 assert len(scta_lite.published_epoch_losses()) == 12
-try:
-    claims.claims()
-except FileNotFoundError as error:
-    print(error)
+assert len(claims.claims()) == 19
 """
 
 
@@ -67,5 +64,4 @@ def test_it_sweeps_and_draws_outside_a_clone(wheel, tmp_path):
     Path(packages, "present.pth").write_text(sysconfig.get_path("purelib"))  # torch and the rest, without our clone
     done = subprocess.run([python, "-c", CODE], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "data/results is not installed: expected a clone of the repository"
     assert {path.name for path in tmp_path.iterdir()} >= {"runs", "figure.png", "figure.pdf", "published.png"}

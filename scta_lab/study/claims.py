@@ -21,5 +21,6 @@ def claims() -> pd.DataFrame:
     for claim in table.itertuples():
         if claim.verdict not in VERDICTS:
             expected = f"expected one of {', '.join(VERDICTS)}"
-            raise ValueError(f"{claim.id}: verdict={claim.verdict!r}: {expected}")
+            where = f"data/paper/claims.csv: {claim.id}"
+            raise ValueError(f"{where}: verdict={claim.verdict!r}: {expected}")
     return table

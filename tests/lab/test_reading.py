@@ -490,7 +490,7 @@ def test_quotes_that_do_not_close_are_letters(tmp_path):
     (tmp_path / "a.csv").write_text(f'n,text\n{open_ones}\n4,"closed, and\nlong"\n')
     assert list(text.documents(tmp_path / "a.csv")) == ['"open'] * 3 + ["closed, and\nlong"]
     (tmp_path / "b.csv").write_text('n,text\n1,"open\n' + f"2,{SHUT}\n" * 6000)
-    assert Counter(text.documents(tmp_path / "b.csv")) == {'"open': 1, "shut": 300_000}
+    assert Counter(text.documents(tmp_path / "b.csv")) == {'"open': 1, SHUT: 6000}
 
 
 def test_a_table_of_one_column_has_commas_in_it(tmp_path):
