@@ -118,7 +118,7 @@ def test_previous_and_next_go_round_all_pages(page, button, order):
 
 def test_the_search_works_without_a_network_and_finds_sections(page):
     page.goto((HTML / "search.html").as_uri() + "?q=step+times")
-    page.wait_for_selector("ul.search li a")
+    page.wait_for_selector("ul.search li a:has-text('Step times')")
     assert "The long tables > Step times" in page.locator("ul.search").inner_text()
     assert page.wrong == []
 
