@@ -20,6 +20,7 @@ from scta_lab.run.hooks import Checkpoint, Looks, Progress, Watch, budget, forge
 from scta_lab.run.loading import begin_second_stage
 from scta_lab.run.loop import LabRun
 from scta_lab.run.result import CHECKPOINT, Result
+from scta_lab.text.examples import Examples
 
 
 def train(
@@ -48,9 +49,7 @@ def train(
     examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
     for remark in corpus.remarks + examples.caveats(spec.examples, spec.evaluate):
         warnings.warn(remark, stacklevel=2)
-    held = HeldOut.split(examples, spec.eval_examples)
-    if held and (spec.evaluate or spec.stage1):
-        held = held.to(device)
+    held = _held_out(spec, examples, device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
     with _torch_settings(spec):
         run = CapturedRun(spec, examples) if spec.capture else LabRun(spec, examples)
@@ -99,6 +98,14 @@ def _device(spec: Spec) -> torch.device:
         expected = f"expected False with device={spec.device!r}, which is no GPU here"
         raise ValueError(f"capture=True: {expected}")
     return device
+
+
+def _held_out(spec: Spec, examples: Examples, device: torch.device) -> HeldOut | None:
+    """The held-out text; on the device if the run looks at it."""
+    held = HeldOut.split(examples, spec.eval_examples)
+    if held and (spec.evaluate or spec.stage1):
+        held = held.to(device)
+    return held
 
 
 def _resumed(run: LabRun, path: Path, every_s: float) -> Checkpoint:
