@@ -8,7 +8,7 @@ from scta_lab.run.table import ratios
 from scta_lab.study import figures
 from scta_lite import published_runs
 
-KIND = ["vocab", "method", "optimizer", "capture"]
+KIND = ["vocab", "method", "optimizer", "captured"]
 
 
 def report(campaign: Campaign) -> None:
@@ -38,7 +38,7 @@ def report(campaign: Campaign) -> None:
 
 def step_times(runs: pd.DataFrame) -> str:
     table = ratios(runs)
-    table["capture"] = table.get("capture", False)
+    table["captured"] = table.get("captured", False)
     table = table.sort_values(["vocab", "step_ms"])
     columns = [*KIND, "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
     return table[columns].to_string(index=False, float_format="{:.3f}".format)

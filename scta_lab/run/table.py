@@ -52,7 +52,7 @@ def _row_keys(runs: pd.DataFrame) -> list[str]:
     """The columns in which rows of the table of ratios differ."""
     keys = ["vocab", "method", "optimizer"]
     groups = runs.groupby(list(keys))
-    for name in ("capture", "fingerprint", *SHAPE):
+    for name in ("captured", "fingerprint", *SHAPE):
         if name in runs and (groups[name].nunique() > 1).any():
             keys.append(name)
     return keys
