@@ -51,7 +51,7 @@ def train(
         warnings.warn(remark, stacklevel=2)
     held = _held_out(spec, examples, device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
-    with _torch_settings(spec):
+    with torch_settings(spec):
         run = kind_of_run(spec, device)(spec, examples)
         if spec.stage1:
             begin_second_stage(run, held, corpus.fingerprint)
@@ -127,7 +127,7 @@ def _quality(run: LabRun, held: HeldOut) -> dict:
 
 
 @contextmanager
-def _torch_settings(spec: Spec) -> Iterator[None]:
+def torch_settings(spec: Spec) -> Iterator[None]:
     """The threads and the precision of the Spec, and then again what was set before."""
     backends = torch.backends
     products = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul)

@@ -18,7 +18,8 @@ from scta_lab.judge.evaluate import HeldOut
 from scta_lab.run.capture import CapturedRows, CapturedRun, kind_of_run
 from scta_lab.run.hooks import Checkpoint, Looks
 from scta_lab.run.loop import LabRun
-from scta_lab.run.result import Result, read
+from scta_lab.run.result import Result
+from scta_lab.run.result import read as read_run
 from scta_lab.text import load
 from scta_lite import VocabTable
 from scta_lite.rows import ledger as ledgers
@@ -138,9 +139,9 @@ def test_a_gpu_is_needed(tiny):
 @pytest.mark.parametrize("settings", [{"method": "adaptive", "hidden": 16}, {"optimizer": "sparse"}])
 def test_what_depends_on_data_is_not_captured(tiny, settings):
     """Asked for it is refused; by default a GPU does its steps one by one, and says so."""
-    with pytest.raises(ValueError, match="capture=True: expected None or False: .* depends on the data"):
+    with pytest.raises(ValueError, match=r"capture=True: expected None or False: .* depends on the data"):
         tiny(capture=True, **settings)
-    with pytest.warns(UserWarning, match="the steps are not captured: .* depends on the data"):
+    with pytest.warns(UserWarning, match=r"the steps are not captured: .* depends on the data"):
         assert kind_of_run(tiny(**settings, steps=21, epochs=9), GPU) is LabRun
 
 
@@ -176,7 +177,7 @@ def test_where_a_capture_fails_the_steps_go_on(tiny, graphs, monkeypatch, kind, 
     monkeypatch.setattr(torch.cuda, "graph", fails)
     spec = tiny("semantic", optimizer=kind, steps=30, epochs=9)
     plain, _ = trained(spec, capture=False)
-    with pytest.warns(UserWarning, match="the steps are not captured: .*not permitted"):
+    with pytest.warns(UserWarning, match=r"the steps are not captured: .*not permitted"):
         run, found = trained(spec, capture=None)
     assert found["captured"] is False
     assert found["forward_ms"] > 0
@@ -204,11 +205,11 @@ def test_a_file_says_whether_its_steps_were_captured(tiny, tmp_path):
     auto, eager, asked = (tiny(capture=capture) for capture in (None, False, True))
     assert auto.run_id("t") == eager.run_id("t") != asked.run_id("t")
     path = Result(spec=asked, status="ok", fingerprint="t", corpus="zipf", captured=True).save(tmp_path)
-    assert read(path)["captured"] is True
+    assert read_run(path)["captured"] is True
     run = json.loads(path.read_bytes())
     del run["captured"]
     path.write_text(json.dumps(run))
-    assert read(path)["captured"] is True
+    assert read_run(path)["captured"] is True
 
 
 def rows_captured(steps):
