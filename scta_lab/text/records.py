@@ -28,6 +28,8 @@ ANSWER = ("output", "completion", "response", "answer", "solution", "target", "t
 REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # how these names begin
 PLAIN = (*PREFERRED, "text", "content", "document", "body")
 _NOTHING = "record without a conversation, an answer or a text"
+_MESSAGE = ("role", "from", "thread_ts", "ts", "parent_id", "parent")  # keys of one of a thread
+_LINE = re.compile(r".*\S.*\n")
 _MARK = re.compile(r"\S*\d\S*")  # a name, a date, an address: no text
 
 
@@ -54,13 +56,15 @@ def documents_of(
         turns = _conversation(record)
         document = _document(record, turns, left_out)
         lists = [value for value in _lists(record) if not has_turns(value)] if alone else []
-        items = list(chain.from_iterable(lists))
+        beside = {key: value for key, value in record.items() if value not in lists}
     else:
         turns = record if has_turns(record) else None
         document = speech.joined(turns, left_out)
-        items = record if speech.is_list_of((dict, list), record) else []
-    if unread is not None and (document or not items):
-        count_unread(record, document or "", unread)
+        lists = [record] if speech.is_list_of((dict, list), record) else []
+        beside = {}
+    items = [] if document else list(chain.from_iterable(lists))
+    if unread is not None:
+        count_unread(beside if items else record, document or "", unread)
     if document:
         yield document
     elif turns:
@@ -125,8 +129,10 @@ def _document(record: dict, turns: list | None, left_out: Counter) -> str | None
     text = _string(record, PLAIN)
     if not text and not turns and len(conversations) == 1:  # of two neither is the right one
         return speech.joined(speech.as_turns(conversations[0]), left_out)
-    if text and role_of({key: record.get(key) for key in ("role", "from")}):
+    if text and any(record.get(key) for key in _MESSAGE):
         left_out["message that is a record, without its conversation"] += 1
+    if any(_LINE.fullmatch(value) for value in map(record.get, PLAIN) if isinstance(value, str)):
+        left_out["line of a text that is a record, without the others"] += 1
     return text
 
 
@@ -156,6 +162,8 @@ def _turns(record: dict) -> list | None:
     """The first list where turns are; else the first with turns where a question is; or replies."""
     for key in TURNS:
         turns = record.get(key)
+        if key == "turns" and speech.are_strings(turns):
+            return _asked_in_turn(record, turns)
         if isinstance(turns, list) and turns:
             return speech.as_turns(turns)
     for key in QUESTION:
@@ -168,6 +176,15 @@ def _turns(record: dict) -> list | None:
     if has_text(record) and speech.is_list_of(dict, record.get("replies")):
         return speech.thread(record)
     return None
+
+
+def _asked_in_turn(record: dict, questions: list[str]) -> list[dict]:
+    """Questions of a user alone, each with its answer where there are as many of these."""
+    answers = speech.first(record, (*ANSWER, "reference"))
+    answers = [answers] if isinstance(answers, str) else answers
+    if not speech.are_strings(answers) or len(answers) != len(questions):
+        return [{"role": "user", "content": question} for question in questions]
+    return speech.in_turn(list(chain.from_iterable(zip(questions, answers, strict=True))))
 
 
 def _asked(record: dict) -> list | None:
