@@ -229,7 +229,8 @@ def parquet(file: Path, longest: int) -> Iterator[dict]:
             if mean > 4 * longest:  # a character has up to 4 bytes
                 expected = f"expected at most max_characters={longest:,} in each"
                 raise ValueError(f"records of {mean:,} bytes; {expected}")
-            at_once = min(max(1, longest // max(1, size)), _ROWS)
+            at_once = longest // max(1, size)
+            at_once = min(max(1, at_once), _ROWS)
             for batch in table.iter_batches(at_once, row_groups=[group]):
                 yield from batch.to_pylist()
     except (ArrowException, OSError, UnicodeDecodeError) as error:

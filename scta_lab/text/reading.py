@@ -211,7 +211,11 @@ def _encoding(plain: BinaryIO) -> str:
     even, odd = (start[i::2].count(0) > len(start) / 8 for i in (0, 1))
     if not even and not odd:
         return "utf-8"
-    name = f"utf-{32 if even and odd else 16}-{'be' if start[0] == 0 else 'le'}"
+    is_wide = even and odd
+    is_big = start[0] == 0 if is_wide else even
+    width = 32 if is_wide else 16
+    order = "be" if is_big else "le"
+    name = f"utf-{width}-{order}"
     text = start.decode(name, "ignore")
     if any(letter < " " and not letter.isspace() for letter in text):
         raise ValueError("bytes that are no text; expected text, or a gzip file of it")

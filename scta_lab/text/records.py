@@ -29,7 +29,6 @@ REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # ho
 PLAIN = (*PREFERRED, "text", "content", "document", "body")
 _NOTHING = "record without a conversation, an answer or a text"
 _MESSAGE = ("role", "from", "thread_ts", "ts", "parent_id", "parent")  # keys of one of a thread
-_LINE = re.compile(r".*\S.*\n")
 _MARK = re.compile(r"\S*\d\S*")  # a name, a date, an address: no text
 
 
@@ -85,7 +84,7 @@ def count_unread(record: Any, document: str, unread: Counter) -> None:
     Of a record without a document it notes all keys.
     """
     if isinstance(record, dict) and not document:
-        unread.update(dict.fromkeys(record, 0))
+        unread.update({_name(key): 0 for key in record})
     place = 0  # strings stand in a document in the order of the record, mostly
     for key, text in _strings(record):
         text = speech.plain(text).strip()
@@ -98,13 +97,18 @@ def count_unread(record: Any, document: str, unread: Counter) -> None:
             unread[key] += len(text)
 
 
+def _name(*keys: str) -> str:
+    """The keys in a line that may be shown, whatever a file calls them: "messages.content"."""
+    return repr(".".join(keys))[1:-1][:60]
+
+
 def _strings(record: Any) -> Iterator[tuple[str, str]]:
     """The strings in a record, however deep, each with its keys: ("messages.content", "Why?")."""
     waiting = [((), record)]
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, str):
-            yield ".".join(path), value
+            yield _name(*path), value
         elif isinstance(value, list):
             waiting += [(path, item) for item in reversed(value)]
         elif isinstance(value, dict):
@@ -131,7 +135,8 @@ def _document(record: dict, turns: list | None, left_out: Counter) -> str | None
         return speech.joined(speech.as_turns(conversations[0]), left_out)
     if text and any(record.get(key) for key in _MESSAGE):
         left_out["message that is a record, without its conversation"] += 1
-    if any(_LINE.fullmatch(value) for value in map(record.get, PLAIN) if isinstance(value, str)):
+    strings = (value for value in map(record.get, PLAIN) if isinstance(value, str))
+    if text and "\n" not in text and any(value.endswith("\n") for value in strings):
         left_out["line of a text that is a record, without the others"] += 1
     return text
 
@@ -181,10 +186,12 @@ def _turns(record: dict) -> list | None:
 def _asked_in_turn(record: dict, questions: list[str]) -> list[dict]:
     """Questions of a user alone, each with its answer where there are as many of these."""
     answers = speech.first(record, (*ANSWER, "reference"))
-    answers = [answers] if isinstance(answers, str) else answers
-    if not speech.are_strings(answers) or len(answers) != len(questions):
-        return [{"role": "user", "content": question} for question in questions]
-    return speech.in_turn(list(chain.from_iterable(zip(questions, answers, strict=True))))
+    if isinstance(answers, str):
+        answers = [answers]
+    if speech.are_strings(answers) and len(answers) == len(questions):
+        said = zip(questions, answers, strict=True)
+        return speech.in_turn(list(chain.from_iterable(said)))
+    return [{"role": "user", "content": question} for question in questions]
 
 
 def _asked(record: dict) -> list | None:
