@@ -175,6 +175,9 @@ def load(
         raise ValueError(f"corpus={corpus!r}: {expected}")
     if any("\ud800" <= letter <= "\udfff" for letter in str(corpus)):  # as a run's file cannot
         raise ValueError(f"corpus={str(corpus)!r}: its name is not UTF-8; expected one that is")
+    if "://" in str(corpus):
+        expected = "expected a file or folder here: download it first (curl -O, hf download)"
+        raise ValueError(f"corpus={corpus!r}: an address; {expected}")
     if corpus == "zipf":
         about = {"documents": None, "note": "log-uniform ids, no text"}
         return Corpus("zipf", "zipf-2", about, cache() / "zipf-2")

@@ -19,6 +19,7 @@ _DECODER = json.JSONDecoder(strict=False)  # line breaks within strings are read
 _CHUNK = 1 << 20  # characters that are read at a time
 _ROWS = 16  # of a Parquet file, which are read at a time: a cell may be long
 END = "<|endoftext|>"  # parts documents where it is used
+_ARTICLE = re.compile(r" ?= (?!= ).+ = \n")  # the title of one, as WikiText has them
 csv.field_size_limit(1 << 30)  # the stream's bound is the one that counts
 
 
@@ -59,14 +60,20 @@ def after_blanks(stream: Bounded) -> str:
 def blocks(start: str, stream: Bounded) -> Iterator[str]:
     """The blocks of lines, blank lines between them, of what was read and of what follows it.
 
-    Where <|endoftext|> is used it parts them, and blank lines do not.
+    Where <|endoftext|> is used it parts them, and blank lines do not; nor where a text begins with
+    a title as in WikiText, " = Title = ", before each of which a document ends.
     """
     has_mark = END in start
+    has_titles = _ARTICLE.match(start) is not None
     block: list[str] = []
     size = 0
     for line in chain(StringIO(start + stream.readline()), stream):
-        is_blank = not line.strip()
-        pieces = line.split(END) if has_mark else [line] if not is_blank else ["", ""]
+        if has_titles:
+            pieces = ["", line] if _ARTICLE.fullmatch(line) else [line]
+        elif has_mark:
+            pieces = line.split(END)
+        else:
+            pieces = [line] if line.strip() else ["", ""]
         for piece in pieces[:-1]:
             yield "".join([*block, piece])
             block, size = [], 0
@@ -206,16 +213,26 @@ def _fields(row: str, separator: str) -> list[str] | None:
     return [] if is_many_rows else fields
 
 
-def parquet(file: Path) -> Iterator[dict]:
-    """The rows of a Parquet file, some at a time."""
+def parquet(file: Path, longest: int) -> Iterator[dict]:
+    """The rows of a Parquet file, some at a time, or one where together they may be `longest`."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise ValueError("needs pyarrow: pip install 'scta_lite[parquet]'") from None
     try:
-        for batch in ParquetFile(file).iter_batches(batch_size=_ROWS):
-            yield from batch.to_pylist()
+        table = ParquetFile(file)
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group)
+            size = rows.total_byte_size  # a cell may be as long
+            mean = size // max(1, rows.num_rows)
+            if mean > 4 * longest:  # a character has up to 4 bytes
+                expected = f"expected at most max_characters={longest:,} in each"
+                raise ValueError(f"records of {mean:,} bytes; {expected}")
+            at_once = longest // max(1, size)
+            at_once = min(max(1, at_once), _ROWS)
+            for batch in table.iter_batches(at_once, row_groups=[group]):
+                yield from batch.to_pylist()
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         first_line = str(error).partition("\n")[0]
         raise ValueError(f"not Parquet ({first_line})") from None

@@ -150,7 +150,7 @@ def _of_file(
     """The documents of a file; of plain text a single one if `whole`."""
     kind = _kind(file)
     if kind == ".parquet":
-        yield from _of_records(formats.parquet(file), left_out, unread)
+        yield from _of_records(formats.parquet(file, max(longest, SHORTEST)), left_out, unread)
         return
     with _opened(file, longest) as stream:
         if kind in TABLES:
@@ -209,8 +209,14 @@ def _encoding(plain: BinaryIO) -> str:
         if start.startswith(mark):
             return name
     even, odd = (start[i::2].count(0) > len(start) / 8 for i in (0, 1))
-    if even and odd:
-        return "utf-32-be" if start[0] == 0 else "utf-32-le"
-    if even == odd:
+    if not even and not odd:
         return "utf-8"
-    return "utf-16-be" if even else "utf-16-le"
+    is_wide = even and odd
+    is_big = start[0] == 0 if is_wide else even
+    width = 32 if is_wide else 16
+    order = "be" if is_big else "le"
+    name = f"utf-{width}-{order}"
+    text = start.decode(name, "ignore")
+    if any(letter < " " and not letter.isspace() for letter in text):
+        raise ValueError("bytes that are no text; expected text, or a gzip file of it")
+    return name

@@ -28,6 +28,7 @@ ANSWER = ("output", "completion", "response", "answer", "solution", "target", "t
 REJECTED = ("rejected", "dispreferred", "non_preferred", "losing", "bad_")  # how these names begin
 PLAIN = (*PREFERRED, "text", "content", "document", "body")
 _NOTHING = "record without a conversation, an answer or a text"
+_MESSAGE = ("role", "from", "thread_ts", "ts", "parent_id", "parent")  # keys of one of a thread
 _MARK = re.compile(r"\S*\d\S*")  # a name, a date, an address: no text
 
 
@@ -54,13 +55,15 @@ def documents_of(
         turns = _conversation(record)
         document = _document(record, turns, left_out)
         lists = [value for value in _lists(record) if not has_turns(value)] if alone else []
-        items = list(chain.from_iterable(lists))
+        beside = {key: value for key, value in record.items() if value not in lists}
     else:
         turns = record if has_turns(record) else None
         document = speech.joined(turns, left_out)
-        items = record if speech.is_list_of((dict, list), record) else []
-    if unread is not None and (document or not items):
-        count_unread(record, document or "", unread)
+        lists = [record] if speech.is_list_of((dict, list), record) else []
+        beside = {}
+    items = [] if document else list(chain.from_iterable(lists))
+    if unread is not None:
+        count_unread(beside if items else record, document or "", unread)
     if document:
         yield document
     elif turns:
@@ -81,7 +84,7 @@ def count_unread(record: Any, document: str, unread: Counter) -> None:
     Of a record without a document it notes all keys.
     """
     if isinstance(record, dict) and not document:
-        unread.update(dict.fromkeys(record, 0))
+        unread.update({_name(key): 0 for key in record})
     place = 0  # strings stand in a document in the order of the record, mostly
     for key, text in _strings(record):
         text = speech.plain(text).strip()
@@ -94,13 +97,18 @@ def count_unread(record: Any, document: str, unread: Counter) -> None:
             unread[key] += len(text)
 
 
+def _name(*keys: str) -> str:
+    """The keys in a line that may be shown, whatever a file calls them: "messages.content"."""
+    return repr(".".join(keys))[1:-1][:60]
+
+
 def _strings(record: Any) -> Iterator[tuple[str, str]]:
     """The strings in a record, however deep, each with its keys: ("messages.content", "Why?")."""
     waiting = [((), record)]
     while waiting:
         path, value = waiting.pop()
         if isinstance(value, str):
-            yield ".".join(path), value
+            yield _name(*path), value
         elif isinstance(value, list):
             waiting += [(path, item) for item in reversed(value)]
         elif isinstance(value, dict):
@@ -125,8 +133,11 @@ def _document(record: dict, turns: list | None, left_out: Counter) -> str | None
     text = _string(record, PLAIN)
     if not text and not turns and len(conversations) == 1:  # of two neither is the right one
         return speech.joined(speech.as_turns(conversations[0]), left_out)
-    if text and role_of({key: record.get(key) for key in ("role", "from")}):
+    if text and any(record.get(key) for key in _MESSAGE):
         left_out["message that is a record, without its conversation"] += 1
+    strings = (value for value in map(record.get, PLAIN) if isinstance(value, str))
+    if text and "\n" not in text and any(value.endswith("\n") for value in strings):
+        left_out["line of a text that is a record, without the others"] += 1
     return text
 
 
@@ -156,6 +167,8 @@ def _turns(record: dict) -> list | None:
     """The first list where turns are; else the first with turns where a question is; or replies."""
     for key in TURNS:
         turns = record.get(key)
+        if key == "turns" and speech.are_strings(turns):
+            return _asked_in_turn(record, turns)
         if isinstance(turns, list) and turns:
             return speech.as_turns(turns)
     for key in QUESTION:
@@ -168,6 +181,17 @@ def _turns(record: dict) -> list | None:
     if has_text(record) and speech.is_list_of(dict, record.get("replies")):
         return speech.thread(record)
     return None
+
+
+def _asked_in_turn(record: dict, questions: list[str]) -> list[dict]:
+    """Questions of a user alone, each with its answer where there are as many of these."""
+    answers = speech.first(record, (*ANSWER, "reference"))
+    if isinstance(answers, str):
+        answers = [answers]
+    if speech.are_strings(answers) and len(answers) == len(questions):
+        said = zip(questions, answers, strict=True)
+        return speech.in_turn(list(chain.from_iterable(said)))
+    return [{"role": "user", "content": question} for question in questions]
 
 
 def _asked(record: dict) -> list | None:

@@ -9,13 +9,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, pairwise
 from typing import Any
 
 # Where people put things, in small letters; the first that is there counts.
 ROLE = ("from", "role", "speaker", "sender", "sender_name", "author", "speaker_id", "agent", "name")
 TEXT = ("value", "content", "text", "utterance", "message", "parts")
-_ARGUMENTS = ("arguments", "input", "parameters")  # of a tool
+_CALL = ("function", "custom", "toolUse", "functionCall", "toolResult", "functionResponse")
+_ARGUMENTS = ("arguments", "input", "parameters", "args", "response")  # of a tool
 _USER = ("user", "human", "prompter")
 _ASSISTANT = ("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "ai")
 ROLES = {"system": "system", **dict.fromkeys(_USER, "user")}
@@ -42,6 +43,8 @@ def joined(turns: list | None, left_out: Counter) -> str:
         return ""
     if speakers == {"user"}:
         left_out["conversation without an answer"] += 1
+    if ("assistant", "assistant") in pairwise(role for role, _ in said):
+        left_out["conversation with an answer after an answer"] += 1
     if None in speakers:
         left_out["message without a speaker"] += sum(role is None for role, _ in said)
     return "\n\n".join(f"{role}: {text}" if role else text for role, text in said)
@@ -159,6 +162,7 @@ def _part(part: Any, left_out: Counter) -> str | None:
     if isinstance(part, str):
         return part
     if isinstance(part, dict):
+        part = _unwrapped(part)
         kind = str(part.get("type", "text"))
         keys = TEXT if "text" in kind or kind == "tool_result" else ("text",)
         said = _call(part) or text_of(first(part, keys), left_out)
@@ -169,15 +173,21 @@ def _part(part: Any, left_out: Counter) -> str | None:
 
 
 def _call(call: Any) -> str | None:
-    """The call of a tool as its name and its arguments."""
-    call = call.get("function", call) if isinstance(call, dict) else None
-    name = call.get("name") if isinstance(call, dict) else None
+    """The call of a tool as its name and its arguments; or what the tool of that name gives."""
+    call = _unwrapped(call) if isinstance(call, dict) else {}
+    name = call.get("name")
     arguments = first(call, _ARGUMENTS) if isinstance(name, str) else None
     if arguments is None:
         return None
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return f"{name} {arguments}"
+
+
+def _unwrapped(call: dict) -> dict:
+    """The object that holds a call or a result, as {"toolUse": {…}} does; else itself."""
+    inner = first(call, _CALL)
+    return inner if isinstance(inner, dict) else call
 
 
 def has_text(value: Any) -> bool:

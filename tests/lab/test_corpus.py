@@ -23,6 +23,12 @@ def test_missing_corpus():
         text.load("no/such/file.json")
 
 
+@pytest.mark.parametrize("address", ["https://a.org/b.jsonl", "hf://datasets/a/b"])
+def test_an_address_is_no_corpus(address):
+    with pytest.raises(ValueError, match=rf"^corpus='{address}': an address; expected a file or folder .*download"):
+        text.load(address)
+
+
 def test_corpus_ids_are_cached_below_v_and_split_by_document():
     corpus = text.load(str(CHAT), progress=False)
     assert corpus.name == "chat.json"

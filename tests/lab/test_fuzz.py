@@ -106,6 +106,57 @@ def test_a_file_of_text_is_read_or_says_why_not(folder, suffix, content, packed)
         assert corpus.ids_made_elsewhere or corpus.about["documents"] >= 2
 
 
+SAMPLES = sorted((Path(__file__).parent / "dialects").iterdir())
+KEYS = ["text", "role", "from", "messages", "turns", "system", "output", "chosen", "rejected", "replies", "tool_calls"]
+
+
+def places(value, path=()):
+    """The paths of keys and indices to all that a JSON value holds."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def strings(value):
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from strings(inner)
+
+
+def letters(texts):
+    return sum(letter.isalpha() for text in texts for letter in text)
+
+
+@calm
+@given(st.sampled_from(SAMPLES), st.data())
+def test_of_a_changed_sample_not_half_is_lost_without_a_word(folder, sample, data):
+    whole = sample.read_text()
+    records = json.loads(whole) if sample.suffix == ".json" else [json.loads(line) for line in whole.splitlines()]
+    records = [records, [{"text": "One more."}, {"text": "And one."}]]
+    for _ in range(data.draw(st.integers(1, 4))):
+        *path, last = data.draw(st.sampled_from(list(places(records))[1:]))
+        holder = records
+        for key in path:
+            holder = holder[key]
+        if isinstance(holder, dict) and data.draw(st.booleans()):
+            holder[data.draw(st.sampled_from(KEYS))] = holder.pop(last)
+        else:
+            holder[last] = data.draw(values)
+    parts = [part if isinstance(part, list) else [part] for part in records]
+    path = folder / "changed.json"
+    path.write_text(json.dumps([record for part in parts for record in part]))
+    try:
+        corpus = text.load(str(path), progress=False)
+    except ValueError as error:
+        assert "corpus=" in str(error)
+        assert "\n" not in str(error)
+    else:
+        is_half = letters(text.documents(path)) < letters(strings(json.loads(path.read_text()))) / 2
+        assert corpus.about["not_read"] or not is_half
+
+
 @pytest.fixture(scope="module")
 def run():
     """The text of a run's file, and its name."""

@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import json
+import lzma
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -115,6 +116,7 @@ TURN = [ASKED, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"r
 CALLED = 'user: Why?\n\nassistant: find {"a": 1}\n\ntool: 7\n\nassistant: So.'
 USED = [{"type": "text", "text": "Look."}, {"type": "tool_use", "id": "t", "name": "find", "input": {"a": 1}}]
 TOLD = [{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "7"}]}]
+LOOK, FIND = {"text": "Look."}, {"name": "find"}
 REPLIES = [{"text": "No.", "role": "assistant", "rank": 1}, {"text": "So.", "role": "assistant", "rank": 0}]
 
 
@@ -156,6 +158,19 @@ REPLIES = [{"text": "No.", "role": "assistant", "rank": 1}, {"text": "So.", "rol
     ({"messages": [ASKED, {"role": "assistant", "content": USED}, {"role": "user", "content": TOLD}]},
      'user: Why?\n\nassistant: Look.\nfind {"a": 1}\n\nuser: 7'),
     # the answer of a reference
+    ({"messages": [ASKED, {"role": "assistant", "content": [LOOK, {"toolUse": FIND | {"input": {"a": 1}}}]},
+                   {"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "7"}]}}]}]},
+     'user: Why?\n\nassistant: Look.\nfind {"a": 1}\n\nuser: 7'),
+    ({"contents": [{"role": "user", "parts": [{"text": "Why?"}]},
+                   {"role": "model", "parts": [LOOK, {"functionCall": FIND | {"args": {"a": 1}}}]},
+                   {"role": "user", "parts": [{"functionResponse": FIND | {"response": {"b": 7}}}]}]},
+     'user: Why?\n\nassistant: Look.\nfind {"a": 1}\n\nuser: find {"b": 7}'),
+    ({"messages": [ASKED, {"role": "assistant", "tool_calls": [{"type": "custom", "custom": FIND | {"input": "a"}}]}]},
+     "user: Why?\n\nassistant: find a"),
+    # a user's questions, with as many answers
+    ({"turns": ["Why?", "And now?"], "reference": ["So.", "Still."]},
+     f"{BECAUSE}\n\nuser: And now?\n\nassistant: Still."),
+    ({"turns": ["Why?"], "reference_answer": "So."}, BECAUSE),
     ({"messages": [ASKED], "reference_answer": "So.", "ground_truth": "7"}, BECAUSE),
     # speakers
     ({"messages": [{"sender_name": "Ann", "content": "Hi", "timestamp_ms": 2},
@@ -183,6 +198,13 @@ def test_nothing_is_lost_or_taken_for_another(record, document):
 @pytest.mark.parametrize(("record", "document", "reason"), [
     ({"messages": [ASKED]}, "user: Why?", "conversation without an answer"),
     ({"messages": [{"content": "Hi"}]}, "Hi", "message without a speaker"),
+    ({"turns": ["Why?", "And now?"]}, "user: Why?\n\nuser: And now?", "conversation without an answer"),
+    ({"messages": [ASKED, ANSWERED, ANSWERED]}, f"{BECAUSE}\n\nassistant: So.",
+     "conversation with an answer after an answer"),
+    ({"type": "message", "user": "U1", "text": "Hi", "ts": "1.2"}, "Hi",
+     "message that is a record, without its conversation"),
+    ({"author": "ann", "body": "Hi", "parent_id": "t3_a"}, "Hi", "message that is a record, without its conversation"),
+    ({"text": " = Title = \n"}, "= Title =", "line of a text that is a record, without the others"),
     ({"role": "prompter", "text": "Why?"}, "Why?", "message that is a record, without its conversation"),
     ({"messages": [{"role": "system", "content": "Be brief."}]}, None, "record without a message"),
     ({"prompt": "Why?", "completion": float("nan")}, None, "record without a conversation, an answer or a text"),
@@ -203,11 +225,21 @@ def test_what_a_record_lacks_is_counted(record, document, reason):
     ({"messages": [ASKED, ANSWERED], "id": "x-7", "rejected": "No."}, {}),
     ({"text": "Why?", "replies": [{"text": "So."}, {"text": "No, no."}]}, {"replies.text": 7}),
     ({"Title": "Of it all", "lines": 3}, {"title": 9, "lines": 0}),
+    ({"text": "T", "a\nb\x1b[31m": "Red, and more"}, {r"a\nb\x1b[31m": 13}),
+    ({"messages": [{"role": "user", "content": [{"json": {"a": "Some more"}}]}, ANSWERED]},
+     {"messages.content.json.a": 9}),
 ])  # fmt: skip
 def test_what_no_rule_reads_is_counted_by_its_key(record, unread):
     found = Counter()
     list(documents_of(record, Counter(), found))
     assert found == unread
+
+
+def test_what_stands_beside_a_list_of_records_is_counted():
+    found = Counter()
+    whole = {"Definition": "Say why.", "Instances": [{"input": "Why?", "output": "So."}]}
+    assert list(documents_of(whole, Counter(), found, alone=True)) == [BECAUSE]
+    assert found == {"definition": 8}
 
 
 def test_sharegpt_reads_what_real_files_hold():
@@ -311,6 +343,12 @@ def test_encodings(tmp_path, encoding):
     for name, content in {"a.jsonl": LINES, "a.txt": "\n\n".join(NUMBERS)}.items():
         (tmp_path / name).write_bytes(content.encode(encoding))
         assert list(text.documents(tmp_path / name)) == NUMBERS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_encodings_without_a_mark_whatever_the_first_letter(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("Язык and English.\n\nMore.".encode(encoding))
+    assert list(text.documents(tmp_path / "a.txt")) == ["Язык and English.", "More."]
 
 
 @pytest.mark.parametrize("bad", [b"not json", b"[" * 5000, b'{"n": ' + b"9" * 5000 + b"}", b'"text"', b"3"])
@@ -510,6 +548,21 @@ def test_the_end_of_a_text_parts_documents_where_it_is_used(tmp_path):
     assert list(text.documents(tmp_path))[2:] == ["A cow.", "Another\n\nfile."]
 
 
+def test_articles_of_wikitext_are_documents(tmp_path):
+    first = " = Du Fu = \n \n Du Fu wrote 1 @,@ 400 works . \n \n = = Life = = \n \n He was <unk> . \n \n"
+    (tmp_path / "a.txt").write_text(f" \n{first} = Li Bai = \n \n So did he . \n")
+    assert list(text.documents(tmp_path / "a.txt")) == [first.strip("\n").lstrip(), " = Li Bai = \n \n So did he . "]
+    (tmp_path / "a.txt").write_text("= =\n\none\n\n = Du Fu = \n")
+    assert list(text.documents(tmp_path / "a.txt")) == ["= =", "one", " = Du Fu = "]
+
+
+@pytest.mark.parametrize("packed", [lzma.compress(b"a text"), b"PK\3\4" + bytes(40) + b"a text", bytes(4096)])
+def test_bytes_that_are_no_text_are_refused(tmp_path, packed):
+    (tmp_path / "a.txt").write_bytes(packed)
+    with pytest.raises(ValueError, match=r"bytes that are no text; expected text"):
+        list(text.documents(tmp_path / "a.txt"))
+
+
 def test_a_folder_of_a_data_set(tmp_path):
     """The card is no text, and what is to test on is not trained on."""
     for name in ("train-00000-of-00001", "test-00000-of-00001", "validation"):
@@ -549,6 +602,26 @@ def test_a_record_without_end_is_refused_before_it_fills_the_memory(tmp_path, ki
     (tmp_path / f"a.{kind}.gz").write_bytes(gzip.compress(written.encode()))
     with pytest.raises(ValueError, match=r"a record of more than 1,048,576 characters; .*max_characters"):
         list(text.documents(tmp_path / f"a.{kind}.gz", longest=1000))
+
+
+@pytest.mark.parametrize(("cells", "message"), [
+    ([LONG * 2] * 2, r"records of \d,\d+,\d+ bytes; expected at most max_characters=1,048,576"),
+    ([LONG] * 64, r"a document of 3,000,000 characters"),
+])  # fmt: skip
+def test_no_more_of_a_table_is_read_than_may_be_asked_for(tmp_path, cells, message):
+    """Parquet keeps equal cells once: a file of some KB may be of any length."""
+    arrow = pytest.importorskip("pyarrow", reason='the extra "parquet" is not installed')
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"text": cells}), tmp_path / "a.parquet", use_dictionary=len(cells) > 2)
+    usual = arrow.default_memory_pool()
+    pool = arrow.proxy_memory_pool(usual)
+    arrow.set_memory_pool(pool)
+    try:
+        with pytest.raises(ValueError, match=message):
+            list(text.documents(tmp_path / "a.parquet", longest=1000))
+    finally:
+        arrow.set_memory_pool(usual)
+    assert pool.max_memory() < 5 * len(LONG)
 
 
 def test_a_document_longer_than_max_characters_is_refused_with_its_size(tmp_path):
