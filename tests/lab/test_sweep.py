@@ -40,8 +40,8 @@ def files(folder):
     return {path.name: path.stat().st_mtime_ns for path in Path(folder).iterdir()}
 
 
-def wait_for(condition, seconds=60):
-    """The condition's first true value; fails after a minute."""
+def wait_for(condition, seconds=180):
+    """The condition's first true value; fails after three minutes, as on a busy machine a process begins late."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
