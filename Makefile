@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # Where pip also looks for torch, as for its small CPU build: make demo TORCH_INDEX=<address>
 TORCH_INDEX ?=
-MINUTES ?= 25
+MINUTES ?= 15
 
 EXTRAS_lab := notebooks,lab
 EXTRAS_test := notebooks,dask,parquet,serve,test
@@ -71,7 +71,7 @@ browser: .venv/with-browser book  ## the book and two notebooks in a real browse
 bench: .venv/with-test  ## step times of every method, in rounds of fresh processes, as ratios to SEMANTIC on rows (45 minutes)
 	$(BIN)/python studies/bench.py
 
-gpu: .venv/with-test .venv/with-gpu  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=25
+gpu: .venv/with-test .venv/with-gpu  ## all of the paper's headline on an NVIDIA GPU, checks first: make gpu MINUTES=15
 	$(BIN)/python studies/gpu.py --minutes $(MINUTES)
 
 study: .venv/with-test  ## the trainings that notebook 05 shows: every method tuned, then measured (about 20 hours)

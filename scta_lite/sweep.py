@@ -21,6 +21,7 @@ from scta_lite.train import Data, DrawnIds, device_name, train
 # Runs that are equal in these do the same work, whatever their method.
 SAME_WORK = ["machine", "fingerprint", "vocab", "examples", "batch", "seq_len", "epochs", "hidden"]
 SAME_WORK += ["input_dim", "backbone", "layers", "heads", "mlp_ratio", "precision", "threads"]
+SAME_WORK += ["captured"]
 
 
 def sweep(
@@ -85,7 +86,7 @@ def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
 
     Null without such a run; the median where there are several.
     """
-    ce = runs[(runs.method == "ce") & (runs.optimizer == "dense") & ~captured(runs)]
+    ce = runs[(runs.method == "ce") & (runs.optimizer == "dense")]
     return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)
 
 
@@ -107,7 +108,7 @@ def _work(runs: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 def captured(runs: pd.DataFrame) -> pd.Series:
     """Whether each run's steps were one CUDA graph, as the laboratory's may be."""
-    return runs.get("capture", pd.Series(False, runs.index)).eq(True)
+    return runs.get("captured", pd.Series(False, runs.index)).eq(True)
 
 
 if __name__ == "__main__":  # the command has every method, setting and text: it is the laboratory's

@@ -51,11 +51,11 @@ class Campaign:
         self.vocabs = (300, 600) if tiny else PAPER.vocabs
         self.captures = False  # whether a step as a CUDA graph was checked and is right
 
-    def spec(
-        self, method: str, vocab: int, optimizer: str = "dense", zipf: bool = False, **changes
-    ) -> Spec:
+    def spec(self, method: str, vocab: int, optimizer: str = "dense", **changes) -> Spec:
+        """Captured, unless the checks say that it is wrong, or no graph can hold its step."""
         own = {"method": method, "vocab": vocab, "optimizer": optimizer, "device": str(self.device)}
-        own["corpus"] = "zipf" if zipf or self.tiny else self.corpus.format(vocab=vocab)
+        own["corpus"] = "zipf" if self.tiny else self.corpus.format(vocab=vocab)
+        own["capture"] = self.captures and method != "adaptive"
         if self.tiny:
             own |= TINY
         return Spec(**own | changes)
@@ -103,12 +103,13 @@ class Campaign:
 
 def kind(spec: Spec) -> tuple:
     """Runs of one kind have the same time of a step."""
-    return spec.vocab, spec.method, spec.optimizer, spec.capture
+    return spec.vocab, spec.method, spec.optimizer, spec.precision, spec.capture
 
 
 def described(spec: Spec) -> str:
     captured = ", captured" if spec.capture else ""
-    return f"{spec.method} {spec.optimizer}{captured}, V = {figures.short(spec.vocab)}"
+    how = f"{spec.optimizer}{captured}, {spec.precision}"
+    return f"{spec.method} {how}, V = {figures.short(spec.vocab)}"
 
 
 def in_a_process(device: torch.device, work: Callable, *arguments: Any) -> Any:

@@ -1,21 +1,20 @@
-"""The paper's headline, measured on your GPU by one command: `make gpu`, 25 minutes.
+"""The paper's headline, measured on your GPU by one command: `make gpu`, 15 minutes.
 
-`make gpu MINUTES=60` has more. It made data/runs/h200, as far as data/README.md says.
+`make gpu MINUTES=60` has more. An earlier version made data/runs/h200 (data/README.md).
 
 checks   small cases against float64 on the CPU, and that no step waits for the GPU
          (`tests/device`); if one is wrong that the runs need, nothing is measured
-paper    the paper's own six trainings: CE and SEMANTIC, dense, two whole epochs
-rows     SEMANTIC on rows, as long, and the same with each step as one CUDA graph
-peers    the loss and its gradients alone: CE by torch, in chunks, and by Liger Kernel and Cut
-         Cross-Entropy where they are installed (`pip install -e '.[peers]'`); the paper's loss
+bench    60 steps of CE and SEMANTIC, each a CUDA graph, in float32 and in TF32, at every V
+kernels  CE's step by other code, its input table on rows: torch in bfloat16, in chunks, and Liger
+         Kernel and Cut Cross-Entropy where they are installed (`pip install -e '.[peers]'`)
+race     20 seconds of training at V = 50,000, and how good the models are then
 capped   CE, with all logits and in chunks, and SEMANTIC at V = 1M: ten steps each, where torch may
          take 8 GiB, the memory of a laptop's GPU
-bench    step times of every method at every V, in three rounds, each in a process of its own
+padded   the paper's training on the ids of V = 50,000 in larger tables, from the start whose losses
+         are nearest to the paper's
 large    SEMANTIC on rows with 2, 5 and 10 million tokens, of random ids
-prior    SEMANTIC with a prior, and CE that never holds its logits, as long as the paper's; how good
-         all that is on held-out text, each run says
-quality  an epoch of all the text at V = 200,000 and 1M: CE in chunks, and SEMANTIC with a prior at
-         equal steps and at equal seconds
+paper    the paper's own trainings, CE and SEMANTIC, two whole epochs; and SEMANTIC on rows
+rounds   bench twice more, with steps launched one by one beside it
 
 What matters most comes first; what would no longer fit into the minutes is left out, and named. A
 run is one file, and the same command goes on where it was. At the end stand the paper's table with
@@ -26,7 +25,7 @@ ours beside it, and a folder to send (CONTRIBUTING says how). Energy is read fro
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -34,38 +33,33 @@ from pathlib import Path
 import numpy as np
 
 from campaign import Campaign, in_a_process, kind
-from peers import capped, peers
+from padded import FITS, ids_file
+from peers import capped, whole_steps
 from report import report
 from scta_lab import Spec, text
 from scta_lab.base import machine
 from scta_lab.base.files import ROOT, replace_file, writable
-from scta_lab.judge import cost
 from scta_lite import PAPER
 
 sys.path.insert(0, str(ROOT / "tests" / "device"))
 from checks import checks
 
-BENCH = [  # method, optimizer, whether a step is a CUDA graph
-    ("ce", "dense", False),
-    ("semantic", "dense", False),
-    ("semantic", "rows", False),
-    ("semantic", "rows", True),
-    ("ce", "dense", True),
-    ("semantic", "dense", True),
-    ("semantic_prior", "rows", False),
-    ("semantic_prior", "rows", True),
-    ("ce_chunked", "dense", False),
-    ("adaptive", "rows", False),
-    ("backbone", "dense", False),
-    ("backbone", "dense", True),
-]
+BENCH = (("ce", "dense"), ("semantic", "dense"), ("semantic", "rows"))
+PRECISIONS = ("float32", "tf32")
 ROUNDS = 3
 STEPS = 60
 LARGE = (2_000_000, 5_000_000, 10_000_000)
 CAPPED = (("ce", "dense"), ("ce_chunked", "rows"), ("semantic", "dense"))
-# The best of those that the search on two CPU cores chose at V = 50,000 (notebook 05):
-CE_TUNED = {"lr": 3e-3, "table_lr": 3e-2, "weight_decay": 0.1}
-PRIOR_TUNED = CE_TUNED | {"temperature": 0.1, "optimizer": "rows"}
+# What the search on two CPU cores chose at V = 50,000 (lab/05), for all four:
+SEARCHED = {"lr": 3e-3, "table_lr": 3e-2, "weight_decay": 0.1}
+RACE = (
+    {"method": "ce", "precision": "tf32"},
+    {"method": "ce", "precision": "bfloat16"},
+    {"method": "semantic_prior", "optimizer": "rows", "temperature": 0.1},
+    {"method": "sampled_softmax", "optimizer": "rows", "scores": "dot", "temperature": 0.7},
+    {"method": "adaptive", "optimizer": "rows", "precision": "tf32"},
+)
+RACE_S = 20
 
 
 def examined(campaign: Campaign) -> list[dict]:
@@ -83,73 +77,94 @@ def examined(campaign: Campaign) -> list[dict]:
     return results
 
 
-def parts(campaign: Campaign) -> Iterator[tuple[str, list[Spec]]]:
-    """Each part's Specs, asked for when its turn comes: the later ones depend on measured times."""
-    spec = campaign.spec
-    vocabs = campaign.vocabs
-    captures = (False, True) if campaign.captures else (False,)
+def bench(campaign: Campaign) -> None:
+    """One process each. Compared runs follow one another."""
+    grid = product(campaign.vocabs, PRECISIONS, BENCH)
+    campaign.run("bench", [timed(campaign, V, method, p) for V, p, method in grid])
+
+
+def rounds(campaign: Campaign) -> None:
+    """Two more rounds, with steps launched one by one beside the captured ones."""
+    specs = []
+    for seed, V, p, method in product(range(1, ROUNDS), campaign.vocabs, PRECISIONS, BENCH):
+        specs.append(timed(campaign, V, method, p, seed=seed))
+        if campaign.captures:
+            specs.append(timed(campaign, V, method, p, seed=seed, capture=False))
+    campaign.run("rounds", specs)
+
+
+def timed(campaign: Campaign, vocab: int, kind: tuple, precision: str, **changes) -> Spec:
+    method, optimizer = kind
     steps = 6 if campaign.tiny else STEPS
-    judged = {"evaluate": True}
-    yield "paper", [spec(m, V, **judged) for V, m in product(vocabs, ("semantic", "ce"))]
-    yield (
-        "rows",
-        [spec("semantic", V, "rows", capture=c, **judged) for V, c in product(vocabs, captures)],
-    )
-    timed = []
-    for seed, V, (method, optimizer, capture) in product(range(ROUNDS), reversed(vocabs), BENCH):
-        if capture in captures:
-            timed.append(spec(method, V, optimizer, steps=steps, seed=seed, capture=capture))
-    yield "bench", timed
-    large = (1_000, 2_000) if campaign.tiny else (vocabs[0], vocabs[-1], *LARGE)
-    sizes = {"zipf": True, "steps": steps}
-    yield (
-        "large",
-        [spec("semantic", V, "rows", capture=c, **sizes) for V, c in product(large, captures)],
-    )
-    whole = []
-    for V in vocabs:
-        whole.append(spec("semantic_prior", V, **judged, **PRIOR_TUNED, capture=captures[-1]))
-        whole.append(spec("ce_chunked", V, **judged))
-    yield "prior", whole
-    for V in vocabs[1:]:
-        yield "quality", quality(campaign, V)
+    return campaign.spec(method, vocab, optimizer, steps=steps, precision=precision, **changes)
 
 
-def quality(campaign: Campaign, vocab: int) -> list[Spec]:
-    """The method with a prior and CE over all the text, and the first for CE's seconds too."""
-    ce = campaign.spec("ce_chunked", vocab, evaluate=True, **CE_TUNED)
-    corpus = text.load(ce.corpus, progress=False)
-    available = len(corpus.examples(vocab, ce.seq_len, ce.examples))
-    ce = replace(ce, examples=min(available, 200_000), epochs=1, schedule="cosine")
-    ce = replace(ce, warmup=ce.steps_total // 20)
-    drawn = {"sampler": None, "shared": None, "init_std": None}  # as the method draws by default
-    prior = replace(ce, method="semantic_prior", capture=campaign.captures, **PRIOR_TUNED, **drawn)
-    specs = [prior, ce]
-    prior_ms = campaign.step_ms.get(kind(prior))
-    ce_ms = campaign.step_ms.get(kind(ce))
-    if prior_ms and ce_ms and ce_ms > prior_ms:
-        epochs = -(-int(ce_ms / prior_ms * 10) // 10) + 1  # rounded up, and one to spare
-        steps = int(ce.steps_total * ce_ms / prior_ms)
-        specs.append(replace(prior, epochs=epochs, steps=steps, warmup=steps // 20))
-    return specs
-
-
-def beside_runs(campaign: Campaign) -> None:
-    """Losses beside their peers', and trainings in 8 GiB. What fails is named as left out."""
-    device = campaign.device
-    small = tuple(V for V in campaign.vocabs if cost.fits(campaign.spec("ce", V))[0])
+def beside(campaign: Campaign) -> None:
+    """CE's step by other code, and trainings in 8 GiB. What fails is named as left out."""
+    device, steps = campaign.device, 6 if campaign.tiny else STEPS
+    settings = {"steps": steps, "precision": "tf32"} | SEARCHED
+    exact = [campaign.spec("ce", V, "rows", **settings) for V in campaign.vocabs]
     large = [campaign.spec(m, campaign.vocabs[-1], kind, steps=10) for m, kind in CAPPED]
 
-    def peers_csv() -> str:
-        return in_a_process(device, peers, device, small).to_csv(index=False)
+    def kernels_csv() -> str:
+        return in_a_process(device, whole_steps, exact).to_csv(index=False)
 
     def capped_json() -> str:
         return json.dumps(in_a_process(device, capped, device, large), indent=1)
 
-    if small:
-        made_once(campaign, "peers.csv", peers_csv)
+    made_once(campaign, "kernels.csv", kernels_csv)
     if device.type == "cuda":
         made_once(campaign, "capped.json", capped_json)
+
+
+def race(campaign: Campaign) -> None:
+    """Equal seconds, by the step times of a few steps just before."""
+    seconds, steps = (0.1, 6) if campaign.tiny else (RACE_S, STEPS)
+    V = campaign.vocabs[0]
+    runners = [campaign.spec(vocab=V, **settings, **SEARCHED) for settings in RACE]
+    campaign.run("pace", [replace(spec, steps=steps) for spec in runners])
+    specs = []
+    for spec in runners:
+        step_ms = campaign.step_ms.get(kind(spec))
+        if step_ms is not None:
+            steps = max(20, int(1e3 * seconds / step_ms))
+            specs.append(lasting(spec, steps))
+    campaign.run("race", specs)
+
+
+def lasting(spec: Spec, steps: int) -> Spec:
+    """So many steps over text that is new for as long as there is any, with a cosine."""
+    corpus = text.load(spec.corpus, progress=False)
+    available = len(corpus.examples(spec.vocab, spec.seq_len, spec.examples))
+    examples = min(available, steps * spec.batch)
+    epochs = -(-steps // (examples // spec.batch))  # rounded up
+    size = {"examples": examples, "epochs": epochs}
+    schedule = {"schedule": "cosine", "warmup": steps // 20}
+    return replace(spec, steps=steps, evaluate=True, eval_every=steps, **size, **schedule)
+
+
+def padded(campaign: Campaign) -> None:
+    """Their tokens are the same, so that their errors compare across V."""
+    corpus = campaign.spec("ce", campaign.vocabs[0]).corpus
+    if corpus == "installed":
+        corpus = str(ids_file(campaign.out / "found" / "ids.npy"))
+    settings = {"init_std": FITS, "evaluate": True, "corpus": corpus}
+    specs = [campaign.spec("semantic", V, "rows", **settings) for V in reversed(campaign.vocabs)]
+    campaign.run("padded", specs)
+
+
+def large(campaign: Campaign) -> None:
+    vocabs = (1_000, 2_000) if campaign.tiny else LARGE
+    steps = 6 if campaign.tiny else STEPS
+    ids = {"corpus": "zipf", "steps": steps}
+    campaign.run("large", [campaign.spec("semantic", V, "rows", **ids) for V in vocabs])
+
+
+def paper(campaign: Campaign) -> None:
+    specs = []
+    for V, (method, optimizer) in product(campaign.vocabs, reversed(BENCH)):
+        specs.append(campaign.spec(method, V, optimizer, evaluate=True))
+    campaign.run("paper", specs)
 
 
 def made_once(campaign: Campaign, name: str, content: Callable[[], str]) -> None:
@@ -180,7 +195,7 @@ def words() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     option = parser.add_argument
-    option("--minutes", type=float, default=25, help="what is done in (default: 25)")
+    option("--minutes", type=float, default=15, help="what is done in (default: 15)")
     option("--out", type=Path, help="folder (default: runs/<gpu>)")
     option("--device", default="cuda", help="cuda, cuda:1, …; cpu to try it (default: cuda)")
     ids = "text, or ids 'DIR/ids-{vocab}.npy'"
@@ -210,10 +225,8 @@ def main() -> None:
         sys.exit(1)
     captured = [check["right"] for check in results if check["check"].startswith("captured")]
     campaign.captures = device.type == "cuda" and all(captured)
-    for part, specs in parts(campaign):
-        campaign.run(part, specs)
-        if part == "rows":
-            beside_runs(campaign)
+    for part in (bench, beside, race, padded, large, paper, rounds):
+        part(campaign)
     report(campaign)
 
 

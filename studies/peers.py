@@ -1,20 +1,24 @@
-"""What is measured on a GPU beside runs: losses and their peers, and trainings in 8 GiB."""
+"""What is measured on a GPU beside runs: CE's step by other code, and trainings in 8 GiB."""
 
 from collections.abc import Callable
-from time import perf_counter
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scta_lab import Spec, train
+from scta_lab import Spec, text, train
 from scta_lab.base import machine
-from scta_lite import PAPER, cross_entropy, semantic_loss
-from scta_lite.timing import finish
+from scta_lab.run.capture import kind_of_run
+from scta_lab.run.training import torch_settings
+from scta_lite import cross_entropy
+from scta_lite.train import fit
 
-POSITIONS = 1_008  # N
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # of hidden states, weight and target: the loss
+FILTERED = "Cut Cross-Entropy in bfloat16, without small gradients"
+TRAINED = 500  # steps in which its shortcut is measured, that depends on what a model has learnt
 
 
 def capped(device: torch.device, specs: list[Spec], most: int = 8 << 30) -> list[dict]:
@@ -39,35 +43,49 @@ def _ended(spec: Spec) -> dict:
     return {"status": run.status, "step_ms": step_ms, "peak_memory_bytes": run.peak_memory_bytes}
 
 
-def peers(device: torch.device, vocabs: tuple[int, ...], repeats: int = 20) -> pd.DataFrame:
-    """Median milliseconds of a loss and its gradients over N positions, d = 256.
+def whole_steps(specs: list[Spec]) -> pd.DataFrame:
+    """CE's step by each of the `kernels`, in milliseconds; the reason where one did not run.
 
-    Null, with the reason, where it did not run.
+    Cut Cross-Entropy by default leaves out small gradients, of which an untrained model has most:
+    so it is measured over more steps.
     """
     rows = []
-    losses = kernels()
-    for vocab in vocabs:
-        hidden = torch.randn(POSITIONS, PAPER.hidden, device=device)
-        # logits of N(0, 1), as at the start of a training
-        weight = torch.randn(vocab, PAPER.hidden, device=device) / PAPER.hidden**0.5
-        target = torch.randint(vocab, (POSITIONS,), device=device)
-        for name, loss in losses.items():
-            timing = _timed(loss, [hidden, weight], [target], repeats)
-            rows.append({"vocab": vocab, "loss": name} | timing)
-        query = torch.randn(POSITIONS, PAPER.semantic_dim, device=device)
-        # (N, 1 + K, D): the target's row and those of its negatives
-        read = torch.randn(POSITIONS, 1 + PAPER.negatives, PAPER.semantic_dim, device=device)
-        timing = _timed(_semantic, [query, read], [], repeats)
-        rows.append({"vocab": vocab, "loss": "the paper's, of rows that were read"} | timing)
+    for spec in specs:
+        for name, kernel in kernels().items():
+            about = {"vocab": spec.vocab, "loss": name, "captured": bool(spec.capture)}
+            measured = replace(spec, steps=TRAINED) if name == FILTERED else spec
+            try:
+                rows.append(about | _step(measured, kernel))
+            except Exception as error:  # of a kernel that is not ours
+                rows.append(about | {"reason": f"{type(error).__name__}: {error}"[:200]})
     return pd.DataFrame(rows)
 
 
-def kernels() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """Each way to CE that is here, as a function of hidden states, weight and target."""
+def _step(spec: Spec, kernel: Kernel) -> dict:
+    """The quartiles of the steps' times where `kernel` is the loss."""
+    device = machine.device(spec.device)
+    corpus = text.load(spec.corpus, progress=False)
+    examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
+    run = kind_of_run(spec, device)(spec, examples)
+    head = run.model.head
+    head.loss = lambda hidden, target, generator: kernel(hidden, head.weight, target)
+    with torch_settings(spec):
+        fit(run)
+        times = run.timer.summary()
+    return {name: times[name] for name in ("step_ms", "step_ms_q1", "step_ms_q3")}
+
+
+def kernels() -> dict[str, Kernel]:
+    """Each way to CE that is here."""
     losses = {"torch": _torch, "torch in bfloat16": _torch_in_bfloat16, "chunks": _in_chunks}
     if hasattr(F, "linear_cross_entropy"):
         losses["torch's linear_cross_entropy"] = F.linear_cross_entropy
-    for name, load in (("Liger", _liger), ("Cut Cross-Entropy in bfloat16", _cut)):
+    others = {
+        "Liger": _liger,
+        "Cut Cross-Entropy in bfloat16": partial(_cut, filter_eps=None),
+        FILTERED: _cut,
+    }
+    for name, load in others.items():
         try:
             losses[name] = load()
         except ImportError as error:
@@ -88,38 +106,17 @@ def _in_chunks(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return cross_entropy(hidden, weight, target, chunk=128)
 
 
-def _semantic(query: Tensor, read: Tensor) -> Tensor:
-    return semantic_loss(query, read[:, 0], read[:, 1:])
-
-
 def _liger() -> Callable:
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     return liger_fused_linear_cross_entropy
 
 
-def _cut() -> Callable:
-    """Its backward pass takes 16-bit states alone, and leaves out small gradients: here none."""
+def _cut(**settings) -> Callable:
+    """Its backward pass takes 16-bit states alone."""
     from cut_cross_entropy import linear_cross_entropy
 
     def loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-        return linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), target, filter_eps=None)
+        return linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), target, **settings)
 
     return loss
-
-
-def _timed(loss: Callable, inputs: list[Tensor], others: list[Tensor], repeats: int) -> dict:
-    """The median of the later two thirds of the repeats, with gradients of the inputs."""
-    device = inputs[0].device
-    inputs = [x.clone().requires_grad_() for x in inputs]
-    times = []
-    try:
-        for _ in range(repeats):
-            finish(device)
-            began = perf_counter()
-            torch.autograd.grad(loss(*inputs, *others), inputs)
-            finish(device)
-            times.append(1e3 * (perf_counter() - began))
-    except Exception as error:  # of a kernel that is not ours
-        return {"ms": None, "reason": f"{type(error).__name__}: {error}"[:200]}
-    return {"ms": float(np.median(times[len(times) // 3 :])), "reason": None}

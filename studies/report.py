@@ -8,27 +8,28 @@ from scta_lab.run.table import ratios
 from scta_lab.study import figures
 from scta_lite import published_runs
 
-KIND = ["vocab", "method", "optimizer", "capture"]
+KIND = ["vocab", "precision", "method", "optimizer", "captured"]
 
 
 def report(campaign: Campaign) -> None:
     """The tables and figures of this campaign's runs, into the folder and onto the screen."""
     folder = campaign.out / "found"
     pieces = []
-    if campaign.runs.get("bench"):
-        pieces.append(step_times(pd.DataFrame(campaign.runs["bench"])))
-    trained = []
-    for part in ("paper", "rows", "prior"):
-        trained += campaign.runs.get(part, [])
-    if trained:
-        runs = pd.DataFrame(trained)
+    timed = campaign.runs.get("bench", []) + campaign.runs.get("rounds", [])
+    if timed:
+        pieces.append(step_times(pd.DataFrame(timed)))
+    for part in ("race", "padded"):
+        if campaign.runs.get(part):
+            pieces.append(judged(pd.DataFrame(campaign.runs[part])))
+    if campaign.runs.get("paper"):
+        runs = pd.DataFrame(campaign.runs["paper"])
         pieces += trainings(runs)
         dense = runs[(runs.optimizer == "dense") & runs.method.isin(("ce", "semantic"))]
         if dense.seconds.notna().any():
             figures.save(figures.throughput(dense), folder / "fig_throughput")
             figures.save(figures.training_time(dense), folder / "fig_time")
-    if (folder / "peers.csv").is_file():
-        pieces.append(pd.read_csv(folder / "peers.csv").to_string(index=False))
+    if (folder / "kernels.csv").is_file():
+        pieces.append(pd.read_csv(folder / "kernels.csv").to_string(index=False))
     pieces += campaign.left_out
     whole = "\n\n".join(pieces)
     replace_file(folder / "table.txt", whole.encode())
@@ -38,10 +39,17 @@ def report(campaign: Campaign) -> None:
 
 def step_times(runs: pd.DataFrame) -> str:
     table = ratios(runs)
-    table["capture"] = table.get("capture", False)
     table = table.sort_values(["vocab", "step_ms"])
     columns = [*KIND, "step_ms", "step_ms_q1", "step_ms_q3", "ratio", "rounds"]
-    return table[columns].to_string(index=False, float_format="{:.3f}".format)
+    table = table.reindex(columns=columns).dropna(axis="columns", how="all")
+    return table.to_string(index=False, float_format="{:.3f}".format)
+
+
+def judged(runs: pd.DataFrame) -> str:
+    """Trainings with what their models are worth on held-out text."""
+    nll = [(quality or {}).get("nll") for quality in runs.full_vocab]
+    columns = [*KIND, "steps_run", "seconds", "final_loss", "nll", "status"]
+    return runs.assign(nll=nll).reindex(columns=columns).to_string(index=False)
 
 
 def trainings(runs: pd.DataFrame) -> list[str]:

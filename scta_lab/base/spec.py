@@ -195,16 +195,24 @@ class SecondStage:
 class Machine:
     """How it is run, which changes no loss beyond rounding."""
 
-    capture: bool = False  # do the steps on a GPU as one CUDA graph, captured once
+    capture: bool | None = None  # do the steps on a GPU as one CUDA graph; None: where it can be
     threads: int | None = None  # of the CPU; by default torch's choice
 
     def check_machine(self) -> None:
         self.check_one_of("capture", (True, False))
         self.check_integer("threads", 1, MOST_THREADS)
         if self.capture:
-            is_fixed = self.method != "adaptive" and self.optimizer != "sparse"
-            given = f"method={self.method!r}, optimizer={self.optimizer!r}"
-            self.require("capture", is_fixed, f"False with {given}, whose work depends on the data")
+            cause = self.why_not_captured
+            self.require("capture", cause is None, f"None or False: {cause}")
+
+    @property
+    def why_not_captured(self) -> str | None:
+        """Why no CUDA graph can hold a step; None where one can."""
+        if self.method == "adaptive":
+            return "which clusters method='adaptive' uses depends on the data"
+        if self.optimizer == "sparse":
+            return "how many rows optimizer='sparse' moves depends on the data"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +272,8 @@ class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Sp
         'ce-50000-8d6f397c'
         """
         settings = {**self.changes(), "corpus": fingerprint}
+        if not self.capture:  # what was not asked for is told by the run's file
+            settings.pop("capture", None)
         if self.stage1:
             settings["stage1"] = Path(self.stage1).stem
         return self.named(settings)

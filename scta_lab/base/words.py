@@ -30,7 +30,10 @@ OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
         "eval_examples": ("N", "held-out examples that evaluate reads, at most"),
         "device": ("DEVICE", '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …'),
         "threads": ("N", "threads of the CPU; by default torch's choice"),
-        "capture": ("true|false", "do the steps on a GPU as one CUDA graph, captured once"),
+        "capture": (
+            "true|false",
+            "do a GPU's steps as one CUDA graph; by default where it can be",
+        ),
         "seed": ("N", "of the initialisation, the order of the examples and the negatives"),
     },
     "the paper's settings": {

@@ -176,7 +176,7 @@ def lines(runs: pd.DataFrame) -> pd.DataFrame:
     """
     runs = runs[runs.step_ms.notna()].astype({"step_ms": float})
     keys = [name for name in ("machine", "method", "optimizer") if name in runs]
-    keys += [name for name in (*SHAPE, "capture") if name in runs and runs[name].nunique() > 1]
+    keys += [name for name in (*SHAPE, "captured") if name in runs and runs[name].nunique() > 1]
     fitted = []
     for key, group in runs.groupby(keys, sort=False, dropna=False):
         t = group.groupby("vocab").step_ms.median()

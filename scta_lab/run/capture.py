@@ -4,6 +4,7 @@
 optimizer that it needs for tables of which a step reads rows.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ from scta_lite.timing import StepTimer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scta_lab.base.spec import Spec
 from scta_lab.run.loop import LabRun, optimizers
 from scta_lab.run.rows import ledgers
 
 WARM = 4  # steps before one is captured, in which libraries choose kernels and take their memory
+SHORT = 20  # steps of a training, at most, that are done one by one
 
 
 @dataclass
@@ -149,32 +152,53 @@ def unchanged(step: GroupStep, steps: int) -> Settings:
 
 
 class CapturedRun(LabRun):
-    """A run whose steps are replays of one, from the fifth on."""
+    """A run whose steps are replays of one, from the fifth on.
 
-    graph: torch.cuda.CUDAGraph | None = None
+    Where a capture fails that was not asked for, the steps go on one by one, with a warning.
+    """
+
+    may_capture = True
+    graph: torch.cuda.CUDAGraph
 
     def make_optimizers(self) -> list[Optimizer]:
-        return optimizers(self.spec, self.model, CapturedRows)
+        return optimizers(self.spec, self.model, CapturedRows, capturable=True)
 
     def step(self, batches: Iterator[Tensor]) -> None:
-        if self.graph is None and len(self.timer.steps) == WARM:
-            self.timer = StepTimer(self.device, ("data", "graph"))
+        if self.may_capture and len(self.timer.steps) == WARM:
+            self.may_capture = False
+            self.is_captured = self._capture()
         super().step(batches)
 
     def update(self, ids: Tensor) -> Tensor:
         self.set_rates()
-        if self.timer.phases[-1] != "graph":
-            return self.work(ids)
-        if self.graph is None:
-            self._capture(ids)
-        loss = self._replay(ids)
-        self.timer.mark("graph")
-        return loss
+        if self.is_captured:
+            loss = self._replay(ids)
+            self.timer.mark("graph")
+            return loss
+        self.ids = ids
+        return self.work(ids)
 
-    def _capture(self, ids: Tensor) -> None:
+    def _capture(self) -> bool:
+        """Whether a step could be captured; RuntimeError where it could not, but was asked for."""
+        state = self.generator.get_state()
+        try:
+            self._record()
+        except RuntimeError as error:
+            if self.spec.capture:
+                raise
+            warnings.warn(f"the steps are not captured: {error}", stacklevel=2)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            self.generator = torch.Generator(self.device)  # the other may still wait for the graph
+            self.generator.set_state(state)
+            return False
+        self.timer = StepTimer(self.device, ("data", "graph"))
+        return True
+
+    def _record(self) -> None:
         """Records the work of a step, which reads `self.ids` and leaves its loss in `self.loss`."""
         self.graph = torch.cuda.CUDAGraph()
-        self.ids = ids.clone()
+        self.ids = self.ids.clone()  # of the step before: here the shape counts alone
         self.graph.register_generator_state(self.generator)
         tables = self.table_optimizers()
         capturing = tables[0].capturing(len(self.losses)) if tables else nullcontext()
@@ -197,5 +221,22 @@ class CapturedRun(LabRun):
         self.timer = StepTimer(torch.device("cpu"))
         self.timer.start()
         self.timer.mark("data")
-        yield
-        self.timer = timer
+        try:
+            yield
+        finally:
+            self.timer = timer
+
+
+def kind_of_run(spec: Spec, device: torch.device) -> type[LabRun]:
+    """What does the Spec's steps: on a GPU, where nothing else is asked for, as a CUDA graph.
+
+    Not so a few steps, which are done before a capture pays; and with a warning what cannot be.
+    """
+    if spec.capture is not None:
+        return CapturedRun if spec.capture else LabRun
+    if device.type != "cuda" or (spec.steps or spec.steps_total) <= SHORT:
+        return LabRun
+    if spec.why_not_captured:
+        warnings.warn(f"the steps are not captured: {spec.why_not_captured}", stacklevel=3)
+        return LabRun
+    return CapturedRun

@@ -28,6 +28,7 @@ class LabRun(Run):
 
     data: Examples
     spec: Spec
+    is_captured = False  # whether a step is one CUDA graph
 
     def __init__(self, spec: Spec, data: Examples):
         super().__init__(spec, data)
@@ -76,6 +77,7 @@ class LabRun(Run):
         seconds, joules = self.clock.seconds(), self.clock.joules()
         losses = self.losses[: self.done].tolist()
         return {
+            "captured": self.is_captured,
             **times(self.spec, step_times, self.done, seconds),
             **self.peak(),
             **loss_summary(losses, self.spec),
@@ -100,9 +102,15 @@ def initial_model(spec: Spec, counts: Tensor | None, device: torch.device) -> La
 
 
 def optimizers(
-    spec: Spec, model: LanguageModel, rows: type[RowAdamW] = RowAdamW
+    spec: Spec,
+    model: LanguageModel,
+    rows: type[RowAdamW] = RowAdamW,
+    capturable: bool = False,
 ) -> list[Optimizer]:
-    """AdamW for the dense parameters; for tables of which it sees rows, RowAdamW or SparseAdam."""
+    """AdamW for the dense parameters; for tables of which it sees rows, RowAdamW or SparseAdam.
+
+    Those that are `capturable` by a CUDA graph have their rates on the device.
+    """
     settings = {"betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
     table_lr = spec.table_lr or spec.lr
     sparse = [module.weight for module in model.modules() if getattr(module, "sparse", False)]
@@ -112,10 +120,10 @@ def optimizers(
         {"params": [p for p in dense if id(p) not in per_token], "lr": spec.lr},
         {"params": [p for p in dense if id(p) in per_token], "lr": table_lr},
     ]
-    if spec.capture:  # a graph reads its rates on the device
+    if capturable:
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=model.device)
-    adamw = AdamW(groups, lr=spec.lr, fused=True, capturable=spec.capture, **settings)
+    adamw = AdamW(groups, lr=spec.lr, fused=True, capturable=capturable, **settings)
     tables = [module for module in model.modules() if isinstance(module, VocabTable)]
     if tables:
         return [adamw, rows(tables, lr=table_lr, **settings)]

@@ -37,6 +37,7 @@ class Result:
     fingerprint: str  # of the corpus
     corpus: str  # its name
     examples_available: int | None = None  # different ones in the text; an epoch of more cycles
+    captured: bool = False  # whether the steps were replays of one CUDA graph
     steps_run: int = 0
     steps_measured: int = 0  # steps_run less the warm-up
     step_ms: float | None = None
@@ -179,7 +180,8 @@ def _later_settings(run: Any, run_id: str) -> dict:
     result = Result.from_dict(run)
     if result.run_id != run_id:
         raise ValueError(f"it is of the run {result.run_id}")
-    return {f.name: getattr(result.spec, f.name) for f in fields(Spec) if f.name not in run}
+    later = {f.name: getattr(result.spec, f.name) for f in fields(Spec) if f.name not in run}
+    return {"captured": run.get("captured", result.spec.capture), **later}
 
 
 def loss_summary(losses: list[float], spec: Spec) -> dict:

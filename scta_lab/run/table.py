@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
-from scta_lite.sweep import add_speedup, captured, same_work
+from scta_lite.sweep import add_speedup, same_work
 
 from scta_lab.base.spec import SHAPE
 from scta_lab.run.result import read
@@ -26,7 +26,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
 
 def ratios(runs: pd.DataFrame, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:
-    """Step times, and their ratio to those of one method in the same round.
+    """Step times, and their ratio to those of one method in the same round, captured or not alike.
 
     A round is what runs with one seed are. There is one row for each vocab, method and optimizer:
     `step_ms` and `ratio`, each with its quartiles over the rounds, and the medians of the phases.
@@ -35,7 +35,7 @@ def ratios(runs: pd.DataFrame, method: str = "semantic", optimizer: str = "dense
     """
     times = ["step_ms", *PHASES]
     runs = runs.astype(dict.fromkeys(times, float))  # which are None where nothing was measured
-    is_reference = (runs.method == method) & (runs.optimizer == optimizer) & ~captured(runs)
+    is_reference = (runs.method == method) & (runs.optimizer == optimizer)
     reference_ms = same_work(runs, runs[is_reference], "step_ms", "seed")
     runs = runs.assign(ratio=runs.step_ms / reference_ms)
     groups = runs.groupby(_row_keys(runs), sort=False, dropna=False)
@@ -52,7 +52,7 @@ def _row_keys(runs: pd.DataFrame) -> list[str]:
     """The columns in which rows of the table of ratios differ."""
     keys = ["vocab", "method", "optimizer"]
     groups = runs.groupby(list(keys))
-    for name in ("capture", "fingerprint", *SHAPE):
+    for name in ("captured", "precision", "fingerprint", *SHAPE):
         if name in runs and (groups[name].nunique() > 1).any():
             keys.append(name)
     return keys

@@ -15,7 +15,7 @@ from scta_lab.base.files import writable
 from scta_lab.base.spec import Spec
 from scta_lab.judge import cost
 from scta_lab.judge.evaluate import HeldOut
-from scta_lab.run.capture import CapturedRun
+from scta_lab.run.capture import kind_of_run
 from scta_lab.run.hooks import Checkpoint, Looks, Progress, Watch, budget, forget_first_peak
 from scta_lab.run.loading import begin_second_stage
 from scta_lab.run.loop import LabRun
@@ -55,8 +55,8 @@ def train(
         warnings.warn(remark, stacklevel=2)
     held = _held_out(spec, examples, device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
-    with _torch_settings(spec):
-        run = CapturedRun(spec, examples) if spec.capture else LabRun(spec, examples)
+    with torch_settings(spec):
+        run = kind_of_run(spec, device)(spec, examples)
         if spec.stage1:
             begin_second_stage(run, held, corpus.fingerprint)
         looks = Looks(held if spec.evaluate else None)
@@ -152,7 +152,7 @@ def _quality(run: LabRun, held: HeldOut) -> dict:
 
 
 @contextmanager
-def _torch_settings(spec: Spec) -> Iterator[None]:
+def torch_settings(spec: Spec) -> Iterator[None]:
     """The threads and the precision of the Spec, and then again what was set before."""
     backends = torch.backends
     products = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul)

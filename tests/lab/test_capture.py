@@ -4,6 +4,7 @@ What a graph cannot hold shows: an operation that reads a number, a host's numbe
 moved. The stand-in gives each operation what it was given at first, and puts what it makes where that was.
 """
 
+import json
 from contextlib import contextmanager
 
 import pytest
@@ -14,14 +15,18 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from scta_lab import train
 from scta_lab.base.spec import METHODS
 from scta_lab.judge.evaluate import HeldOut
-from scta_lab.run.capture import CapturedRows, CapturedRun
+from scta_lab.run.capture import CapturedRows, CapturedRun, kind_of_run
 from scta_lab.run.hooks import Checkpoint, Looks
 from scta_lab.run.loop import LabRun
+from scta_lab.run.result import Result
+from scta_lab.run.result import read as read_run
 from scta_lab.text import load
 from scta_lite import VocabTable
 from scta_lite.rows import ledger as ledgers
 from scta_lite.rows import table as tables
 from scta_lite.train import fit
+
+GPU = torch.device("cuda")
 
 
 class Graph(TorchDispatchMode):
@@ -84,7 +89,7 @@ def trained(spec, capture, steps=None):
     examples = load(spec.corpus).examples(spec.vocab, spec.seq_len, spec.examples)
     vars(spec)["capture"] = capture  # that there is no GPU here is what `train` says
     held = HeldOut.split(examples, 4) if spec.eval_every else None
-    run = CapturedRun(spec, examples) if capture else LabRun(spec, examples)
+    run = LabRun(spec, examples) if capture is False else CapturedRun(spec, examples)
     if steps is None:
         fit(run, [Looks(held)])
         return run, run.measured()
@@ -133,8 +138,78 @@ def test_a_gpu_is_needed(tiny):
 
 @pytest.mark.parametrize("settings", [{"method": "adaptive", "hidden": 16}, {"optimizer": "sparse"}])
 def test_what_depends_on_data_is_not_captured(tiny, settings):
-    with pytest.raises(ValueError, match="capture=True: expected False with method="):
+    """Asked for it is refused; by default a GPU does its steps one by one, and says so."""
+    with pytest.raises(ValueError, match=r"capture=True: expected None or False: .* depends on the data"):
         tiny(capture=True, **settings)
+    with pytest.warns(UserWarning, match=r"the steps are not captured: .* depends on the data"):
+        assert kind_of_run(tiny(**settings, steps=21, epochs=9), GPU) is LabRun
+
+
+@pytest.mark.parametrize(("settings", "device", "kind"), [
+    ({"steps": 21}, GPU, CapturedRun),
+    ({"steps": 20}, GPU, LabRun),
+    ({"steps": 20, "capture": True}, GPU, CapturedRun),
+    ({"steps": 21, "capture": False}, GPU, LabRun),
+    ({"steps": 21}, torch.device("cpu"), LabRun),
+])  # fmt: skip
+def test_a_gpu_captures_by_default(tiny, settings, device, kind, recwarn):
+    """Except a few steps."""
+    assert kind_of_run(tiny(**settings, epochs=9), device) is kind
+    assert not recwarn
+
+
+@pytest.mark.parametrize("kind", ["dense", "rows"])
+@pytest.mark.parametrize("at", ["begin", "work", "end"])
+def test_where_a_capture_fails_the_steps_go_on(tiny, graphs, monkeypatch, kind, at):
+    """Whatever was begun is undone: the losses are those of a training that captures nothing."""
+    inner = torch.cuda.graph
+
+    @contextmanager
+    def fails(stand_in):
+        if at == "begin":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        with inner(stand_in):
+            if at == "work":
+                monkeypatch.setattr(LabRun, "gradients", once_broken(LabRun.gradients))
+            yield
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "graph", fails)
+    spec = tiny("semantic", optimizer=kind, steps=30, epochs=9)
+    plain, _ = trained(spec, capture=False)
+    with pytest.warns(UserWarning, match=r"the steps are not captured: .*not permitted"):
+        run, found = trained(spec, capture=None)
+    assert found["captured"] is False
+    assert found["forward_ms"] > 0
+    torch.testing.assert_close(run.losses, plain.losses, rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        trained(spec, capture=True)
+
+
+def once_broken(gradients):
+    """After the gradients are there it fails, once."""
+    calls = []
+
+    def broken(run, ids):
+        loss = gradients(run, ids)
+        calls.append(loss)
+        if len(calls) == 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return loss
+
+    return broken
+
+
+def test_a_file_says_whether_its_steps_were_captured(tiny, tmp_path):
+    """A run has one name, captured or not, unless capture was asked for; earlier files say what they asked for."""
+    auto, eager, asked = (tiny(capture=capture) for capture in (None, False, True))
+    assert auto.run_id("t") == eager.run_id("t") != asked.run_id("t")
+    path = Result(spec=asked, status="ok", fingerprint="t", corpus="zipf", captured=True).save(tmp_path)
+    assert read_run(path)["captured"] is True
+    run = json.loads(path.read_bytes())
+    del run["captured"]
+    path.write_text(json.dumps(run))
+    assert read_run(path)["captured"] is True
 
 
 def rows_captured(steps):

@@ -140,10 +140,10 @@ def test_the_published_lines():
 
 def test_a_captured_step_has_a_line_of_its_own():
     rows = [(V, capture, (1 + capture) * V / 1e3) for V in (1_000, 2_000) for capture in (False, True)]
-    runs = pd.DataFrame(rows, columns=["vocab", "capture", "step_ms"]).assign(
+    runs = pd.DataFrame(rows, columns=["vocab", "captured", "step_ms"]).assign(
         machine="x", method="ce", optimizer="rows"
     )
-    assert cost.lines(runs).set_index("capture").b_us.round(6).to_dict() == {False: 1_000.0, True: 2_000.0}
+    assert cost.lines(runs).set_index("captured").b_us.round(6).to_dict() == {False: 1_000.0, True: 2_000.0}
 
 
 def test_the_papers_memory():

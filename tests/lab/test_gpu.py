@@ -12,6 +12,7 @@ from conftest import CHAT
 
 from scta_lab import load_runs, text
 from scta_lab.base.files import ROOT
+from scta_lab.run.result import Result
 
 sys.path.insert(0, str(ROOT / "studies"))
 sys.path.insert(0, str(ROOT / "tests" / "device"))
@@ -34,23 +35,28 @@ def test_everything_is_measured_once_and_reported(tmp_path, monkeypatch, capsys,
     checks = json.loads((tmp_path / "found" / "checks.json").read_text())["checks"]
     assert len(checks) > 20
     assert f"{len(checks)} checks, 0 wrong" in said
-    for part in ("paper", "rows", "prior", "bench", "large", "quality"):
+    for part in ("bench", "pace", "race", "padded", "large", "paper", "rounds"):
         assert set(load_runs(tmp_path / part).status) == {"ok"}
-    assert load_runs(tmp_path / "bench").seed.nunique() == 3
+    assert set(load_runs(tmp_path / "bench").precision) == {"float32", "tf32"}
+    assert load_runs(tmp_path / "rounds").seed.nunique() == 2
+    judged = load_runs(tmp_path / "race")
+    assert len(judged) == 5
+    assert judged.full_vocab.notna().all()
+    assert load_runs(tmp_path / "padded").init_std.eq(0.2).all()
     table = (tmp_path / "found" / "table.txt").read_text()
     assert "RTX A6000 (published)" in table
-    assert "SEMANTIC with prior, row-sparse" in table
+    assert "semantic_prior" in table
     assert (tmp_path / "found" / "fig_time.png").is_file()
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
     run(monkeypatch, tmp_path, 0)  # what is there takes no time, and so is not left out
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*-*.json")}
-    assert "bench: 42 of 42 runs are there" in capsys.readouterr().out
+    assert "rounds: 24 of 24 runs are there" in capsys.readouterr().out
     assert "left out" not in (tmp_path / "found" / "table.txt").read_text()
 
 
 def test_what_no_longer_fits_is_left_out_and_named(tmp_path, monkeypatch, here):
     run(monkeypatch, tmp_path, 0)
-    assert "paper 1/4: semantic dense, V = 300: left out" in (tmp_path / "found" / "table.txt").read_text()
+    assert "bench 1/12: ce dense, float32, V = 300: left out" in (tmp_path / "found" / "table.txt").read_text()
     assert not list(tmp_path.rglob("*-300-*.json"))
 
 
@@ -58,7 +64,7 @@ def test_a_run_takes_about_twice_its_floor_until_one_has_told(tmp_path):
     campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=False)
     campaign.ceilings = {"flops_per_s": 4.7e13, "bytes_per_s": 3.7e12}  # an H200's
     assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(200, rel=0.2)  # and not hours
-    campaign.step_ms[1_000_000, "ce", "dense", False] = 40
+    campaign.step_ms[1_000_000, "ce", "dense", "float32", False] = 40
     assert campaign.seconds(campaign.spec("ce", 1_000_000)) == pytest.approx(BEGIN_S + 100)
 
 
@@ -76,21 +82,15 @@ def test_checks_are_made_anew_where_the_code_may_be_another(tmp_path, monkeypatc
 def test_what_was_measured_is_reported_whatever_is_missing(tmp_path):
     """Runs without numbers, as where none fits; and a text of before in the same folder, whose runs are others."""
     campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
-    skipped = {
-        "machine": "small",
-        "status": "skipped",
-        "reason": "needs 20 GB",
-        "fingerprint": "0",
-        "seconds": None,
-        "energy_joules": None,
-        "peak_memory_bytes": None,
-    }
-    for part, method in (("paper", "ce"), ("rows", "ce_chunked")):
-        campaign.runs = {part: [skipped | {"method": method, "optimizer": "dense", "vocab": V} for V in (300, 600)]}
-        (tmp_path / "paper").mkdir(exist_ok=True)
-        (tmp_path / "paper" / "ce-300-00000000.json").write_text("of another text")
+    skipped = {"status": "skipped", "reason": "needs 20 GB", "fingerprint": "0", "corpus": "zipf", "machine": "small"}
+    runs = [Result(spec=campaign.spec("ce", V), **skipped).to_dict() for V in campaign.vocabs]
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "ce-300-00000000.json").write_text("of another text")
+    for part in ("paper", "bench", "race"):
+        campaign.runs = {part: runs}
         report.report(campaign)
-        assert "skipped" in (tmp_path / "found" / "table.txt").read_text()
+        table = (tmp_path / "found" / "table.txt").read_text()
+        assert part == "bench" or "skipped" in table
 
 
 def test_nothing_is_measured_where_something_is_wrong(tmp_path, monkeypatch, capsys):
@@ -138,17 +138,19 @@ def test_a_gpu_of_8_gb_is_given_all_that_it_has(monkeypatch, total):
 
 def test_what_cannot_be_compared_costs_no_run(tmp_path, monkeypatch):
     campaign = Campaign(tmp_path, 10, torch.device("cpu"), "installed", tiny=True)
-    monkeypatch.setattr(gpu, "peers", lambda *of: 1 / 0)
-    gpu.beside_runs(campaign)
-    assert campaign.left_out == ["peers.csv: left out, ZeroDivisionError: division by zero"]
+    monkeypatch.setattr(gpu, "whole_steps", lambda *of: 1 / 0)
+    gpu.beside(campaign)
+    assert campaign.left_out == ["kernels.csv: left out, ZeroDivisionError: division by zero"]
 
 
-def test_peers_are_given_what_they_take(monkeypatch):
+def test_peers_are_given_what_they_take(tiny, monkeypatch):
     """Cut Cross-Entropy asserts hidden states of 16 bits in its backward pass; what fails is told beside the others."""
 
-    def cut(h, w, y, filter_eps):
-        assert filter_eps is None  # else it leaves out small gradients
-        assert h.dtype == torch.bfloat16
+    asked = []
+
+    def cut(h, w, y, filter_eps="auto"):
+        asked.append(filter_eps)  # None: it leaves out no small gradients
+        assert h.dtype == w.dtype == torch.bfloat16
         return torch.nn.functional.cross_entropy(h.float() @ w.float().T, y)
 
     def liger(h, w, y):
@@ -157,9 +159,20 @@ def test_peers_are_given_what_they_take(monkeypatch):
     monkeypatch.setitem(sys.modules, "cut_cross_entropy", SimpleNamespace(linear_cross_entropy=cut))
     functional = SimpleNamespace(liger_fused_linear_cross_entropy=liger)
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
-    table = peers.peers(torch.device("cpu"), (50,), repeats=3).set_index("loss")
+    monkeypatch.setattr(peers, "TRAINED", 5)
+    spec = tiny("ce", optimizer="rows", steps=3, device="cpu")
+    table = peers.whole_steps([spec]).set_index("loss")
     assert table.reason.dropna().to_dict() == {"Liger": "RuntimeError: no GPU"}
-    assert table.ms.drop("Liger").notna().all()
+    assert table.step_ms.drop("Liger").notna().all()
+    assert asked == [None] * 3 + ["auto"] * 5
+
+
+def test_every_kernel_is_the_same_loss():
+    hidden, weight = torch.randn(40, 16), torch.randn(300, 16)
+    target = torch.arange(40)
+    for name, kernel in peers.kernels().items():
+        exact = torch.nn.functional.cross_entropy(hidden @ weight.T, target)
+        torch.testing.assert_close(kernel(hidden, weight, target), exact, rtol=2e-2, atol=0, msg=name)
 
 
 def test_a_gpu_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):
