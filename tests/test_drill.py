@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,18 +23,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tqdm import tqdm
 
-from scta_lab import Spec, load_runs, sweep, train
+from scta_lab import Spec, load, load_runs, sweep, train
 from scta_lab.base.files import ROOT, replace_file
 from scta_lab.base.words import arguments
+from scta_lite import RowAdamW, VocabTable
 
 pytestmark = pytest.mark.drill
 
 TABLE = ROOT / "data" / "results" / "drill.csv"
 COLUMNS = ["part", "fault", "tried", "lost", "tests"]
-PARTS = ["kills", "disk", "crowd", "memory", "speed", "bits", "fuzz"]  # their order in the table
-TIMES = {"kills": 50, "disk": 20, "crowd": 10}
+PARTS = ["kills", "kept", "disk", "crowd", "memory", "speed", "bits", "fuzz"]  # their order in the table
+TIMES = {"kills": 50, "again": 30, "late": 12, "swapped": 60, "threads": 100, "disk": 20, "crowd": 10}
+SHARE = float(os.environ.get("DRILL", 1))  # of these, where less has to do
+TIMES = {part: max(1, round(SHARE * times)) for part, times in TIMES.items()}
 SMALL = {"corpus": "zipf", "device": "cpu", "threads": 1, "hidden": 32}
 LENGTHS = {"steps": 200, "examples": 3_200, "epochs": 2, "batch": 16}
 SPEC = Spec(method="semantic_prior", vocab=20_000, optimizer="rows", seed=7, **LENGTHS, **SMALL)
@@ -78,8 +83,8 @@ def differences(folder: Path, whole: Path) -> list[str]:
     return wrong
 
 
-def kill_after(seconds: float, words: list[str], child_first: bool = False) -> None:
-    """Starts the command, and ends it, or the first child that it has, by SIGKILL after so many seconds."""
+def kill_after(seconds: float, words: list[str], child_first: bool = False, number: int = signal.SIGKILL) -> None:
+    """Starts the command, and ends it, or the first child that it has, by a signal after so many seconds."""
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
@@ -88,7 +93,7 @@ def kill_after(seconds: float, words: list[str], child_first: bool = False) -> N
     if child_first:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     with suppress(ProcessLookupError):
-        os.kill(int(children[0]) if children else process.pid, signal.SIGKILL)
+        os.kill(int(children[0]) if children else process.pid, number)
     process.wait()
 
 
@@ -158,6 +163,94 @@ def test_kills_of_a_sweep(table, tmp_path, swept):
     row = often("a sweep, or its child, ended by SIGKILL", once, TIMES["kills"], "test_sweep.py::TestKilled")
     table["kills"] = [*table.get("kills", [])[:1], row]
     assert row[2] == 0
+
+
+def kept(table: dict, row: tuple) -> None:
+    """Puts the row in the place of that of the same fault, in the part "kept"; nothing may have been lost."""
+    table["kept"] = [other for other in table.get("kept", []) if other[0] != row[0]] + [row]
+    assert row[2] == 0
+
+
+def test_again(table, tmp_path, swept):
+    """`--again` over finished runs, its child ended by a random signal or for want of memory: each run stays as it was,
+    or is whole and new."""
+    seconds = took(lambda: sweep(SHORT, tmp_path / "again", progress=False))
+
+    def once(n: int) -> list[str]:
+        out, chance = tmp_path / str(n), random.Random(n)
+        shutil.copytree(swept, out)
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        code = f"from scta_lab import *; sweep({SHORT!r}, {str(out)!r}, resume=False)"
+        if n % 3 == 2:  # each run finds too little memory
+            code = "from scta_lab.judge import cost; cost.machine.free_memory = lambda on: 1\n" + code
+        kill_after(chance.uniform(0, seconds), [sys.executable, "-c", code], n % 2 == 1, number)
+        wrong = [name for name in before if not (out / name).is_file()]
+        if results(out) != results(swept):
+            wrong.append("another result")
+        sweep(SHORT, out, progress=False, resume=False)
+        return wrong + differences(out, swept)
+
+    kept(table, often("--again, ended or without memory", once, TIMES["again"], "test_sweep.py, test_train.py"))
+
+
+def test_late_failures(table, tmp_path):
+    """Judging fails, or is ended, after the training: what was trained is there, and is judged by the same command."""
+    spec = replace(SPEC, vocab=2_000, examples=160, steps=None, epochs=1, evaluate=True, eval_examples=8)
+    run(command(spec, tmp_path / "trained"))
+    end = "os.kill(os.getpid(), signal.SIGKILL)", "1 / 0", "os.kill(os.getpid(), signal.SIGTERM)"
+
+    def once(n: int) -> list[str]:
+        out, judge = tmp_path / str(n), ("look", "report")[n % 2]
+        code = "import os, signal, sys; from scta_lab.run.command import *; from scta_lab.judge import evaluate\n"
+        code += f"evaluate.HeldOut.{judge} = lambda *_: {end[n % 3]}\ntrain_command(sys.argv[1:])"
+        subprocess.run([sys.executable, "-c", code, *command(spec, out)[3:]], cwd=ROOT, capture_output=True)
+        wrong = [] if any(r["final_loss"] for r in results(out).values()) else ["the training"]
+        run(command(spec, out))
+        return wrong + differences(out, tmp_path / "trained")
+
+    kept(table, often("a failure after the last step", once, TIMES["late"], "test_train.py"))
+
+
+def test_swapped_files(table, tmp_path):
+    """Models and checkpoints of equal shapes under one another's names: none is taken."""
+    specs = [replace(SHORT[n % 3], seed=n, steps=3) for n in range(6)]
+    models = [train(spec).save(tmp_path / "models").with_suffix(".safetensors") for spec in specs]
+
+    def once(n: int) -> list[str]:
+        first, second = (models[n % 6], models[(n + 3) % 6])
+        out = tmp_path / str(n)
+        shutil.copytree(first.parent, out)
+        shutil.copy(second, out / first.name)
+        try:
+            load(out, first.stem)
+        except ValueError as error:
+            return [] if first.stem in str(error) and second.stem in str(error) else [str(error)]
+        return [f"{second.name} as {first.name}"]
+
+    kept(table, often("the model of another run", once, TIMES["swapped"], "test_train.py"))
+
+
+def test_threads(table):
+    """Four threads read a table that is behind, while none trains it: all see the dense one's rows."""
+
+    def once(n: int) -> list[str]:
+        torch.manual_seed(n)
+        table = VocabTable(20_000, 16)
+        optimizer = RowAdamW([table], lr=0.1)
+        twin = torch.nn.Parameter(table.weight.clone())
+        dense = torch.optim.AdamW([twin], lr=0.1)
+        for _ in range(5):
+            ids = torch.randint(20_000, (500,))
+            for weights, moves in ((table(ids), optimizer), (twin[ids], dense)):
+                moves.zero_grad()
+                weights.square().sum().backward()
+                moves.step()
+        with ThreadPoolExecutor(4) as pool:
+            seen = list(pool.map(lambda _: table.weight.clone(), range(8)))
+        return [f"{(x - twin).abs().max():.1e} off" for x in seen if not torch.allclose(x, twin, atol=1e-5)]
+
+    kept(table, often("a table that is behind, read by four threads", once, TIMES["threads"], "test_optim.py"))
 
 
 def test_disk(table, tmp_path, trained):

@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -161,8 +162,9 @@ def sealed(path: Path) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """The new name of a file that is not what it should be: what is written next spares it."""
-    aside = path.with_name(f"{path.name}.set-aside")
+    """The new name, that no file has, of one that is not what it should be."""
+    names = (path.with_name(f"{path.name}.set-aside{n or ''}") for n in count())
+    aside = next(name for name in names if not name.exists())
     path.replace(aside)
     return aside
 

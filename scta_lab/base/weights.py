@@ -1,8 +1,13 @@
 """Tensors in a safetensors file: written whole or not at all, and read only if as written.
 
+A file `<run id>.….safetensors` says in its header which run it is of, and is read under no other
+name: an id counts the settings and the text. Earlier versions wrote no run: theirs are taken to be
+of the run that they are named after.
+
 safetensors is imported where it is needed: a sweep's parent, and reading runs, do without it.
 """
 
+import json
 import zlib
 from pathlib import Path
 
@@ -18,8 +23,9 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None 
     from safetensors.torch import save_file
 
     tensors = {name: x.detach().contiguous() for name, x in tensors.items()}
+    header = {**(header or {}), "run": _run_id(path)}
     try:
-        header = {**(header or {}), "crc32": _checksum(tensors)}
+        header["crc32"] = _checksum(tensors, header)
         with becoming(path) as part:
             save_file(tensors, part, header)
     except (OSError, SafetensorError) as error:
@@ -27,7 +33,10 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None 
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, on the CPU, and the header; ValueError names a file that is not as written."""
+    """The tensors, on the CPU, and the header.
+
+    ValueError names a file that is not as it was written, or that is another run's.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -36,15 +45,25 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path.name}: no file of tensors ({error})") from None
-    written = header.pop("crc32", None)  # earlier versions wrote none
-    if written not in (None, _checksum(tensors)):
-        raise ValueError(f"{path.name}: damaged, its tensors are not those that were written")
+    written, run_id = header.pop("crc32", None), header.get("run")
+    has_none = written is None and run_id is None  # as the first versions wrote it
+    if not has_none and written != _checksum(tensors, header):
+        raise ValueError(f"{path.name}: damaged, it is not as it was written")
+    if run_id not in (None, _run_id(path)):
+        raise ValueError(f"{path.name}: of the run {run_id}; expected {_run_id(path)}")
     return tensors, header
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """The CRC-32 of all names and bytes, in the order of the names."""
+def _run_id(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """The CRC-32 of the header and the shapes, then of all names and bytes, in the names' order."""
     crc = 0
+    if "run" in header:  # earlier versions did without
+        shapes = {name: [str(x.dtype), *x.shape] for name, x in tensors.items()}
+        crc = zlib.crc32(json.dumps([header, shapes], sort_keys=True).encode())
     for name, x in sorted(tensors.items()):
         crc = zlib.crc32(name.encode(), crc)
         crc = zlib.crc32(x.cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from scta_lab.base import machine
 from scta_lab.base.spec import CHUNK, EXACT, SAMPLED, SHAPE, Spec, adaptive_cutoffs
+from scta_lab.judge import evaluate
 
 # How often a number is read or written in a step, by whole-array code.
 LOGIT_FORWARD = 3  # a logit: written, and made a log-probability
@@ -27,6 +28,7 @@ GRU_STATES = 12  # of the GRU and its gates
 BLOCK_STATES = 11  # of a Transformer's block
 MLP_STATES = 2  # of its MLP, for each d of the MLP's width
 END_STATES = 6  # at the ends of a Transformer
+LOOK_STATES = 6  # of either, where nothing is kept for a backward pass
 FLOAT = 4  # bytes; tables, gradients and AdamW's moments are float32 whatever the precision
 HOLES = {"cpu": 0.15, "cuda": 0.0}  # share of the backbone's arrays that the C library leaves free
 CONTEXT = 600_000_000  # bytes that a CUDA context takes on its GPU
@@ -131,13 +133,30 @@ def memory(spec: Spec) -> dict[str, int]:
 def memory_bytes(spec: Spec, device: str = "cpu", *, context: bool = True) -> int:
     """Bytes that the run needs at its peak, the process's own included; on "cpu" or "cuda".
 
-    Without the GPU's `context` it is what `machine.peak_memory` measures.
+    A look at quality counts where it holds more than a step. Without the GPU's `context` and looks
+    it is what `machine.peak_memory` measures.
     """
+    kept, working = memory(spec).values()
+    if spec.evaluate:
+        working = max(working, look_bytes(spec))
     holes = HOLES[device] * _states(spec) * FLOAT
     process = CONTEXT if context else 0
     if device == "cpu":
         process = int(LATE * IMPORTED)
-    return sum(memory(spec).values()) + int(holes) + process
+    return kept + working + int(holes) + process
+
+
+def look_bytes(spec: Spec) -> int:
+    """Bytes that a look at quality holds at its peak, beside the weights and AdamW's moments.
+
+    Three arrays of a chunk's scores, and two of booleans; what a head makes of its table, twice;
+    and the hidden states of the positions that are read at a time.
+    """
+    V, d = spec.vocab, spec.hidden
+    scores = 3.5 * max(V, evaluate.SCORES)
+    vectors = 2 * V * spec.semantic_dim if spec.method in (*SAMPLED, "ce_lowrank") else 0
+    states = LOOK_STATES * d * min(evaluate.POSITIONS, spec.eval_examples * spec.seq_len)
+    return int(scores + vectors + states) * FLOAT
 
 
 def fits(spec: Spec) -> tuple[bool, int, int]:

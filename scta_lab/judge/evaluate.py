@@ -23,8 +23,9 @@ from scta_lab.text import Examples
 HITS = (1, 5, 10)
 # Scores alive at a time. In float32 0.13 GB, and a few times that within one chunk, which is to fit
 # where a step's gradients were. Fewer where five arrays are made of them: 0.34 GB.
-_SCORES = 1 << 25
-_SCALED = 1 << 24
+SCORES = 1 << 25
+SCALED = 1 << 24
+POSITIONS = 1 << 16  # whose hidden states are alive at a time
 Bias = Tensor | float  # (V,), or one number
 Lengths = Tensor | None  # (2, V), characters and bytes of each token; or (2, N), of each target
 
@@ -182,7 +183,7 @@ def _judged(model: nn.Module, ids: Tensor, scales: tuple[float, ...]) -> tuple[T
     nlls = torch.empty(len(scales), N, dtype=torch.float64, device=ids.device)
     ranks = torch.empty(N, dtype=torch.int64, device=ids.device)
     score, start = _scorer(model.head), 0
-    for hidden, y in _chunks(model, ids, _SCORES):
+    for hidden, y in _chunks(model, ids, SCORES):
         part = slice(start, start + len(y))
         start = part.stop
         scores = score(hidden).float()  # (chunk, V)
@@ -205,7 +206,7 @@ def best_scale(model: nn.Module, ids: Tensor, *, offset: Bias = 0, positions: in
     """
     ids = ids[:: max(1, ids.numel() // positions)]
     _check_ids(ids)
-    score, chunks = _scorer(model.head), list(_chunks(model, ids, _SCALED))
+    score, chunks = _scorer(model.head), list(_chunks(model, ids, SCALED))
     scale, low, high = 1.0, 1e-3, 1e3
     for _ in range(40):
         slope = curvature = 0.0
@@ -254,6 +255,6 @@ def _scorer(head: nn.Module) -> Callable[[Tensor], Tensor]:
 def _chunks(model: nn.Module, ids: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Hidden states (chunk, d) and targets (chunk,) of all positions, `most` scores at a time."""
     rows = max(1, most // model.vocab)
-    for batch in ids.split(max(1, (1 << 16) // ids.shape[1])):
+    for batch in ids.split(max(1, POSITIONS // ids.shape[1])):
         hidden, target = model.positions(batch)
         yield from zip(hidden.split(rows), target.split(rows), strict=True)

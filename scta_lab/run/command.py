@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -58,7 +59,7 @@ def train_command(words: list[str] | None = None) -> None:
         spec = Spec(**settings)
         folder = writable(options.out)
         if options.child:
-            _be_child(spec, folder)
+            _be_child(spec, folder, every_s)
             return
         with tqdm(unit=" steps") as bar:
             show = partial(_show, bar)
@@ -79,6 +80,7 @@ def sweep_command(words: list[str] | None = None) -> None:
     add("--again", action="store_true", help="do what is done again; what fails replaces nothing")
     settings, options = parsed(parser, words)
     rounds, force, resume = options.rounds, options.force, not options.again
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its runs end as after Ctrl-C
     with _in_plain_words(parser):
         if rounds < 1:
             raise ValueError(f"rounds={rounds}: expected an integer from 1 up")
@@ -146,11 +148,12 @@ def _save(result: Result, folder: Path, parser: argparse.ArgumentParser) -> None
     print(path)
 
 
-def _be_child(spec: Spec, folder: Path) -> None:
+def _be_child(spec: Spec, folder: Path, every_s: float) -> None:
     """A sweep's child: the first that the kernel kills when memory runs out."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    warnings.filterwarnings("ignore", module=__name__)  # remarks on the text: the sweep makes them
     corpus = corpus_of(spec)
     shown = temporary(folder / f"{spec.run_id(corpus.fingerprint)}.progress")
 
@@ -159,7 +162,7 @@ def _be_child(spec: Spec, folder: Path) -> None:
             shown.write_text(json.dumps(state))
 
     try:
-        result = train(spec, progress=show)
+        result = train(spec, progress=show, checkpoint=folder, checkpoint_s=every_s)
         result.model = None
     except Exception as error:
         status = "out_of_memory" if machine.is_out_of_memory(error) else "failed"
@@ -173,7 +176,7 @@ def _be_child(spec: Spec, folder: Path) -> None:
 
 def _end_with_the_sweep() -> None:
     sys.stdin.read()  # until the sweep closes it, or is gone
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 import json
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
+from types import FrameType
 
 import torch
 from scta_lite.rows import RowAdamW
@@ -103,61 +105,78 @@ class Looks:
 
 
 class Checkpoint:
-    """Writes all that the next step depends on, every so many seconds; `restore` goes back."""
+    """Writes all that the next step depends on, every so many seconds; `restore` goes back.
+
+    Inside its `with`, Ctrl-C and SIGTERM wait until the step is done and a checkpoint is written.
+    """
 
     def __init__(self, path: Path, every_s: float = 600):
         self.path = path
         self.every_s = every_s
         self.saved_s = 0.0  # the seconds of training that the last checkpoint holds
+        self.measured: dict | None = None  # by the steps, once all are done
+        self.asked: int | None = None  # the signal that came
+        self.handlers: dict = {}  # of signals, as they were before
 
     def __call__(self, run: LabRun) -> None:
-        seconds = run.clock.seconds()
-        if seconds - self.saved_s < self.every_s or run.done == len(run.losses):
+        if run.done == len(run.losses):
             return
+        if self.asked or run.clock.seconds() - self.saved_s >= self.every_s:
+            self.save(run)
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # others cannot set a handler
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self.handlers[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        if self.asked:
+            signal.raise_signal(self.asked)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked = number
+
+    def save(self, run: LabRun) -> None:
+        """Writes the checkpoint, whole or not at all: on a full disk the last one stays."""
         with run.clock.paused():
+            seconds = run.clock.seconds()
+            state = {"done": run.done, "seconds": seconds, "validation": run.validation}
+            state["measured"] = self.measured
+            tensors = {"losses": run.losses[: run.done], "generator": run.generator.get_state()}
+            for name, parameter in run.model.named_parameters():
+                tensors[f"model.{name}"] = parameter.detach()
+            for i, optimizer in enumerate(run.optimizers):
+                for name, tensor in snapshot(optimizer).items():
+                    tensors[f"optimizer{i}.{name}"] = tensor
             try:
-                self.save(run)
-            except OSError as error:  # a full disk: the last checkpoint is still there
+                weights.write(self.path, tensors, {"format": FORMAT, "state": json.dumps(state)})
+            except OSError as error:
                 warnings.warn(f"{error}; the training goes on", stacklevel=2)
         self.saved_s = seconds
 
-    def save(self, run: LabRun) -> None:
-        """Writes the checkpoint, whole or not at all."""
-        state = {"done": run.done, "seconds": run.clock.seconds(), "validation": run.validation}
-        header = {
-            "format": FORMAT,
-            "spec": json.dumps(asdict(run.spec)),
-            "id": run.spec.run_id(""),
-            "state": json.dumps(state),
-        }
-        tensors = {"losses": run.losses[: run.done], "generator": run.generator.get_state()}
-        for name, parameter in run.model.named_parameters():
-            tensors[f"model.{name}"] = parameter.detach()
-        for i, optimizer in enumerate(run.optimizers):
-            for name, tensor in snapshot(optimizer).items():
-                tensors[f"optimizer{i}.{name}"] = tensor
-        weights.write(self.path, tensors, header)
-
     def restore(self, run: LabRun) -> None:
-        """Puts the run where it was; ValueError for a checkpoint of another version or Spec.
+        """Puts the run where it was.
 
-        A damaged one is set aside, and the run begins anew.
+        A checkpoint that is damaged, of another version or of another run is set aside, and the run
+        begins anew.
         """
         try:
             tensors, header = weights.read(self.path)
-        except ValueError as error:
+            if header.get("format") != FORMAT:  # what it holds has other names
+                raise ValueError(f"{self.path.name}: of an earlier version")
+            state = json.loads(header["state"])
+        except (ValueError, KeyError) as error:
             new_name = set_aside(self.path).name
             warnings.warn(f"{error}; it is {new_name} now, and the run begins anew", stacklevel=2)
             return
-        name = f"checkpoint={self.path.name!r}"
-        if header.get("format") != FORMAT:  # what it holds has other names
-            raise ValueError(f"{name}: of an earlier version; expected none, to begin again")
-        if header["id"] != run.spec.run_id(""):  # which counts a first stage wherever it lies
-            raise ValueError(f"{name}: of the Spec {header['spec']}; expected {run.spec}")
-        state = json.loads(header["state"])
         run.done, run.validation = state["done"], state["validation"]
         run.clock.set(state["seconds"])
-        self.saved_s = state["seconds"]
+        self.saved_s, self.measured = state["seconds"], state.get("measured")
         self._restore_generator(run, tensors["generator"])
         with torch.no_grad():
             run.losses[: run.done] = tensors["losses"]

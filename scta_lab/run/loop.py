@@ -82,7 +82,6 @@ class LabRun(Run):
             **self.peak(),
             **loss_summary(losses, self.spec),
             "energy_joules": joules,
-            "validation": self.validation,
             **failure(losses, len(self.losses)),
         }
 

@@ -32,6 +32,8 @@ from scta_lab.run.table import add_speedup
 from scta_lab.run.training import corpus_of, result_of
 
 FINAL = ("ok", "out_of_memory")  # others are tried again: memory may have become free since
+CHECKPOINT_S = 600  # seconds of training between a run's checkpoints
+PATIENCE_S = 120  # for which a run that is to end may still write one
 # Else glibc hands each step's large temporaries back to the kernel and faults them in again; the
 # same for every method.
 HEAP = {
@@ -54,9 +56,10 @@ def sweep(
 
     They stand in the Specs' order. Equal Specs are one run. Each run's file appears in `folder`
     when it ends. `resume` leaves out the runs whose file is there, unless they were killed, failed
-    or skipped. Without it all are run again. One that then does not end well replaces none that
-    did: it stands beside that as `<run id>.json.attempt`, and a warning says so. A run that needs
-    more memory than is free is recorded as skipped; `force` runs it anyway.
+    or skipped; one that was killed goes on from its checkpoint. Without it all are run again. One
+    that then does not end well replaces none that did: it stands beside that as
+    `<run id>.json.attempt`, and a warning says so. A run that needs more memory than is free is
+    recorded as skipped; `force` runs it anyway.
 
     `executor` is any from concurrent.futures, or dask's `Client.get_executor()`, whose workers see
     the same folders; by default one run is alive at a time. Raises, before the first run,
@@ -162,10 +165,13 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: Event) 
     code, lines = _child(spec, path.parent, stop)
     step, steps, _ = _state(path) or (0, spec.steps or spec.steps_total, None)
     tidy(path.parent)
-    if code == 0 or stop.is_set():  # at 0 the child has written the file, with whatever status
+    if code == 0:  # the child has written the file, with whatever status
+        for line in lines:  # its warnings
+            tqdm.write(printable(line), file=sys.stderr)
+    if code == 0 or stop.is_set():
         return
     status = "killed" if code < 0 else "failed"
-    how = f"ended by {signal.Signals(-code).name}" if code < 0 else lines[-1]
+    how = f"ended by {signal.Signals(-code).name}" if code < 0 else (lines or ["no message"])[-1]
     reason = f"{how} after step {step} of {steps}; {memory} were free"
     try:
         record(status=status, reason=reason).save(path.parent)
@@ -175,20 +181,22 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: Event) 
 
 
 def _child(spec: Spec, folder: Path, stop: Event) -> tuple[int, list[str]]:
-    """Runs the Spec in a process, which ends at `stop`: its return code, and the lines it wrote."""
+    """Runs the Spec in a process until it ends or `stop`: its return code, the lines it wrote."""
     command = [sys.executable, "-m", "scta_lite.train", *arguments(spec)]
-    command += ["--out", str(folder), "--child"]
+    command += ["--out", str(folder), "--child", "--checkpoint-s", str(CHECKPOINT_S)]
     heap = {name: str(size) for name, size in HEAP.items()}
     with tempfile.TemporaryFile() as output:
         streams = {"stdin": subprocess.PIPE, "stdout": output, "stderr": output}
         child = subprocess.Popen(command, env={**heap, **os.environ}, **streams)
         while child.poll() is None and not stop.wait(0.1):
             pass
+        child.stdin.close()  # without it a run writes its checkpoint and ends
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE_S)
         child.kill()
-        child.communicate()  # until here its standard input was open, without which it ends
+        child.wait()
         output.seek(0)
-        lines = output.read().decode(errors="replace").strip().splitlines()
-    return child.returncode, lines or ["no message"]
+        return child.returncode, output.read().decode(errors="replace").strip().splitlines()
 
 
 def _state(path: Path) -> tuple[int, int, float | None] | None:

@@ -95,9 +95,10 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Writes `<run id>.json`, and `<run id>.safetensors` if there is a model.
 
-        Each is written whole or not at all. What the unfinished run left in the folder is removed.
-        The model of an earlier run of the Spec is set aside if there is none now. A run that is not
-        "ok" replaces none that is: it is written beside it, as `<run id>.json.attempt`.
+        Each is written whole or not at all. A run that is "ok" removes what the unfinished one left
+        in the folder, and sets an earlier model aside if it has none. One that is not leaves these,
+        and replaces no run that was trained to its end: it is written beside it, as
+        `<run id>.json.attempt`.
 
         Where there is no room for the model, the run is written all the same, and its checkpoint
         stays; then OSError, which names the file.
@@ -106,16 +107,17 @@ class Result:
         model_path = path.with_suffix(".safetensors")
         content = json.dumps(_finite(self.to_dict()), indent=1, ensure_ascii=False).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.status != "ok" and is_ok(path):
+        if self.status != "ok" and is_trained(path):
             replace_file(path.with_suffix(ATTEMPT), content)
             return path.with_suffix(ATTEMPT)
         replace_file(path, content)
         remove(path.with_suffix(ATTEMPT))
         if self.model is not None:
             write(model_path, self.model.state_dict())
-        elif model_path.is_file():
-            set_aside(model_path)
-        remove(path.with_suffix(CHECKPOINT))
+        if self.status == "ok":
+            if self.model is None and model_path.is_file():
+                set_aside(model_path)
+            remove(path.with_suffix(CHECKPOINT))
         return path
 
 
@@ -124,10 +126,11 @@ def measured_fields() -> list[str]:
     return [f.name for f in fields(Result) if f.name not in ("spec", "model")]
 
 
-def is_ok(path: Path) -> bool:
-    """Whether a run that came to its end has this file."""
+def is_trained(path: Path) -> bool:
+    """Whether a run that was trained to its end, judged or not, has this file."""
     try:
-        return read(path)["status"] == "ok"
+        run = read(path)
+        return run["status"] == "ok" or run.get("final_loss") is not None
     except (OSError, ValueError):
         return False
 

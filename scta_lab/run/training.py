@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from scta_lite.train import fit
+from scta_lite.train import Hook, fit
 
 from scta_lab import text
 from scta_lab.base import machine
@@ -22,6 +22,9 @@ from scta_lab.run.loop import LabRun
 from scta_lab.run.result import CHECKPOINT, Result
 from scta_lab.text.examples import Examples
 
+# Of a run that was trained, until its quality was measured too.
+UNJUDGED = {"status": "killed", "reason": "its quality was not measured yet"}
+
 
 def train(
     spec: Spec,
@@ -33,7 +36,8 @@ def train(
     """Trains one model as the Spec says; calls `progress(step, steps, loss)` about once a second.
 
     With `checkpoint`, a folder, the run's state is written there every `checkpoint_s` seconds of
-    training, and a run whose state is there goes on from it, to the same losses. `Result.save` into
+    training, at Ctrl-C or SIGTERM, and before quality is measured; a run whose state is there goes
+    on from it, to the same losses. Its step times are of the steps since then. `Result.save` into
     that folder removes it.
 
     Raises what goes wrong: ValueError for a Spec that this machine or text cannot serve,
@@ -57,16 +61,22 @@ def train(
             begin_second_stage(run, held, corpus.fingerprint)
         looks = Looks(held if spec.evaluate else None)
         hooks = [forget_first_peak, Watch(progress, device), budget, looks]
-        if checkpoint is not None:
+        found = {"status": "ok", "examples_available": len(examples), "free_memory_bytes": free}
+        found["needed_memory_bytes"] = cost.memory_bytes(spec, device.type, context=False)
+        if checkpoint is None:
+            fit(run, hooks)
+            found |= run.measured()
+        else:
             name = f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}"
-            hooks.append(_resumed(run, checkpoint / name, checkpoint_s))
-        fit(run, hooks)
+            found |= _fit_saved(run, hooks, _resumed(run, checkpoint / name, checkpoint_s))
+            if spec.evaluate and found["status"] == "ok":
+                with suppress(OSError):  # a full disk: saving the checkpoint has told it
+                    result_of(spec, corpus, **found | UNJUDGED).save(checkpoint)
         looks.last(run)
-        found = {"status": "ok", "examples_available": len(examples), **run.measured()}
+        found["validation"] = run.validation
         if run.validation and found["status"] == "ok":
             found |= _quality(run, held)
-        found["needed_memory_bytes"] = cost.memory_bytes(spec, device.type, context=False)
-        return result_of(spec, corpus, **found, free_memory_bytes=free, model=run.model)
+        return result_of(spec, corpus, **found, model=run.model)
 
 
 def corpus_of(spec: Spec, progress: bool = False) -> text.Corpus:
@@ -108,11 +118,26 @@ def _held_out(spec: Spec, examples: Examples, device: torch.device) -> HeldOut |
     return held
 
 
+def _fit_saved(run: LabRun, hooks: list[Hook], checkpoint: Checkpoint) -> dict:
+    """Does the steps that are left, with checkpoints; gives what all of them measured.
+
+    It is kept where more is to come, or a signal has come.
+    """
+    with checkpoint:
+        if checkpoint.measured is None:
+            fit(run, [*hooks, checkpoint])
+            checkpoint.measured = run.measured()
+            if checkpoint.asked or run.spec.evaluate:
+                checkpoint.save(run)
+    return checkpoint.measured
+
+
 def _resumed(run: LabRun, path: Path, every_s: float) -> Checkpoint:
     """The hook that writes checkpoints to the path; if one is there, the run goes on from it."""
     checkpoint = Checkpoint(path, every_s)
     if path.exists():
         checkpoint.restore(run)
+        machine.reset_peak_memory(run.device)  # what was read is not the training's
     return checkpoint
 
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from scta_lab.base import machine
 from scta_lab.base.spec import METHODS
 from scta_lab.judge import cost
 from scta_lab.methods.model import LanguageModel
+from scta_lab.run import processes
 from scta_lab.run.loop import optimizers
 from scta_lite import published_runs
 
@@ -157,6 +161,45 @@ def test_memory_is_predicted_near_what_a_process_takes(tmp_path):
     for run in sweep(specs, tmp_path, progress=False).itertuples():
         assert run.status == "ok"
         assert 0.6 < run.needed_memory_bytes / run.peak_memory_bytes < 1.5
+
+
+LOOK = """
+import sys, torch
+from scta_lab import Spec
+from scta_lab.base import machine
+from scta_lab.judge import cost, evaluate
+from scta_lab.methods.model import LanguageModel
+method, optimizer, V = sys.argv[1], sys.argv[2], int(sys.argv[3])
+spec = Spec(method=method, optimizer=optimizer, vocab=V, eval_examples=32, device="cpu")
+held = [torch.randint(V, (32, spec.seq_len)) for _ in range(2)]
+documents = torch.arange(32).unsqueeze(1).expand(32, spec.seq_len)
+look = evaluate.HeldOut(*held, documents, torch.ones(V), None)
+model = LanguageModel(spec)
+evaluate.metrics(model, held[0][:1])  # what torch loads at first
+machine.reset_peak_memory(torch.device("cpu"))
+before = machine.resident_memory()
+look.look(model)
+look.report(model)
+print((machine.peak_memory(torch.device("cpu"))[0] - before) / cost.look_bytes(spec))
+"""
+
+
+@pytest.mark.parametrize("vocab", [20_000, 50_000, 200_000])
+@pytest.mark.parametrize(("method", "optimizer"), [("ce", "dense"), ("semantic_prior", "rows")])
+def test_a_looks_memory_is_predicted(method, optimizer, vocab):
+    """It stays what one chunk of scores needs, however many come."""
+    environment = os.environ | {name: str(size) for name, size in processes.HEAP.items()}
+    words = [sys.executable, "-c", LOOK, method, optimizer, str(vocab)]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    assert 0.5 < float(done.stdout) < 1.6
+
+
+def test_a_looks_memory_is_in_the_forecast():
+    """Where it is more than a step's; its scores are as many at every V."""
+    for V, is_more in ((20_000, True), (1_000_000, False)):
+        spec = Spec(method="ce", vocab=V, device="cpu")
+        more = cost.memory_bytes(replace(spec, evaluate=True)) - cost.memory_bytes(spec)
+        assert (more > 0) == is_more
 
 
 def test_a_transformers_memory_is_predicted_within_15_percent(tmp_path):

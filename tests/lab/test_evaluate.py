@@ -14,7 +14,7 @@ from scta_lab.methods.model import LanguageModel
 @pytest.mark.parametrize("method", ["ce", "semantic"])
 @pytest.mark.parametrize("chunk", [1, 1 << 27])
 def test_metrics_are_their_slow_twin(tiny, method, chunk, monkeypatch):
-    monkeypatch.setattr(evaluate, "_SCORES", chunk)  # one position at a time, and all at once
+    monkeypatch.setattr(evaluate, "SCORES", chunk)  # one position at a time, and all at once
     torch.manual_seed(0)
     model = LanguageModel(tiny(method)).double()
     ids = torch.randint(300, (5, 6))
@@ -31,8 +31,8 @@ def test_metrics_are_their_slow_twin(tiny, method, chunk, monkeypatch):
 @pytest.mark.parametrize("method", ["semantic", "semantic_prior", "ce"])
 def test_what_is_made_of_the_whole_table_is_made_once_a_look(tiny, method, monkeypatch):
     """And not in every chunk of scores, of which each position has one here."""
-    monkeypatch.setattr(evaluate, "_SCORES", 1)
-    monkeypatch.setattr(evaluate, "_SCALED", 1)
+    monkeypatch.setattr(evaluate, "SCORES", 1)
+    monkeypatch.setattr(evaluate, "SCALED", 1)
     torch.manual_seed(0)
     model, ids = LanguageModel(tiny(method)), torch.randint(300, (5, 6))
     with torch.no_grad():

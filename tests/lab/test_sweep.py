@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -29,12 +30,18 @@ from scta_lab.text import corpus as corpus_module
 ENDLESS = {"vocab": 5000, "corpus": "zipf", "epochs": 100_000, "hidden": 8, "device": "cpu"}
 
 
+SIGNALLED = {**ENDLESS, "vocab": 500, "batch": 2, "seq_len": 8, "examples": 1_000}
+
+
+undisturbed = cache(train)
+
+
 def files(folder):
     return {path.name: path.stat().st_mtime_ns for path in Path(folder).iterdir()}
 
 
-def wait_for(condition, seconds=60):
-    """The condition's first true value; fails after a minute."""
+def wait_for(condition, seconds=180):
+    """The condition's first true value; fails after three minutes, as on a busy machine a process begins late."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
@@ -106,8 +113,7 @@ class TestKilled:
     def test_a_run_that_is_killed_again_replaces_none_that_ended_well(self, tmp_path, capsys):
         spec = Spec(method="semantic", **ENDLESS)
         good = Result(spec=spec, status="ok", fingerprint="zipf-2", corpus="zipf", step_ms=2.5).save(tmp_path)
-        for end in (".safetensors", ".checkpoint.safetensors"):
-            good.with_suffix(end).touch()
+        good.with_suffix(".safetensors").touch()
         before = files(tmp_path)
 
         killer = threading.Thread(target=kill_a_child, args=[tmp_path])
@@ -150,6 +156,41 @@ class TestKilled:
         runs = sweep([tiny(), tiny(seed=1)], tmp_path, progress=False)
         assert runs.status.tolist() == ["ok", "ok"]
         assert files(tmp_path)[f"{done}.json"] == before[f"{done}.json"]
+
+    @pytest.mark.parametrize("whom", ["sweep", "run"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_a_run_goes_on_from_the_step_that_a_signal_met(self, tmp_path, whom, number):
+        """Bit by bit. SIGKILL alone leaves a run no time for a checkpoint, but a killed sweep's has it."""
+        spec = Spec(method="semantic_prior", optimizer="rows", steps=200, **SIGNALLED)
+        words = [sys.executable, "-m", "scta_lite.sweep", *arguments(spec), "--out", str(tmp_path)]
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for(lambda: progress_files(tmp_path))
+        os.kill(process.pid if whom == "sweep" else children(tmp_path)[0], number)
+        code = process.wait()
+        wait_for(lambda: not children(tmp_path))
+        left = list(tmp_path.glob("*.checkpoint.safetensors"))
+        if whom == "run":
+            assert load_runs(tmp_path).status[0] != "ok"
+        else:
+            assert code == (-9 if number == signal.SIGKILL else 130)
+            assert not list(tmp_path.glob("*.json"))
+        assert len(left) == (0 if (whom, number) == ("run", signal.SIGKILL) else 1)
+        run = sweep([spec], tmp_path, progress=False).iloc[0]
+        assert (run.status, run.loss_curve) == ("ok", undisturbed(spec).loss_curve)
+        assert (run.steps_measured < 190) == bool(left)  # the others were measured by the first process
+        assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+    def test_what_a_run_warns_of_is_told_by_the_sweep(self, tiny, tmp_path, capsys):
+        """A checkpoint that is none gets another name; remarks on the text are made once."""
+        spec = tiny(corpus=str(CHAT))
+        path = tmp_path / f"{train(spec).run_id}.checkpoint.safetensors"
+        path.write_bytes(b"no tensors")
+        assert sweep([spec], tmp_path).status[0] == "ok"
+        told = capsys.readouterr()
+        assert (told.out + told.err).count("left out") == 1
+        warning = f"^python -m scta_lite.train: {path.name}: no file of tensors .*; it is {path.name}.set-aside now"
+        assert len(re.findall(warning, told.err, re.M)) == 1
+        assert path.with_name(f"{path.name}.set-aside").read_bytes() == b"no tensors"
 
     def test_the_kernel_would_take_the_run_first(self, tmp_path):
         threading.Thread(target=lambda: sweep([Spec(method="semantic", **ENDLESS)], tmp_path, progress=False)).start()

@@ -1,9 +1,12 @@
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 import time
+import zlib
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +15,7 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lab import Spec, evaluate, load, text, train
+from scta_lab import Result, Spec, evaluate, load, text, train
 from scta_lab.base import machine, weights
 from scta_lab.base.files import ROOT
 from scta_lab.base.spec import METHODS
@@ -209,15 +212,23 @@ def test_an_interrupted_training_ends_as_one_that_was_not(tiny, tmp_path, monkey
         assert not left.exists()
 
 
-def test_a_checkpoint_of_another_spec_is_refused(tiny, tmp_path):
-    spec = tiny()
-    with pytest.raises(Interrupted):
-        train(spec, progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
-    (left,) = tmp_path.glob("*.checkpoint.safetensors")
-    other = replace(spec, seed=1)
-    left.rename(tmp_path / left.name.replace(spec.run_id("zipf-2"), other.run_id("zipf-2")))
-    with pytest.raises(ValueError, match=r"checkpoint='.*': of the Spec .*; expected Spec\("):
-        train(other, checkpoint=tmp_path)
+@pytest.mark.parametrize("other", [{"seed": 1}, {"corpus": str(CHAT)}], ids=str)
+def test_a_checkpoint_of_another_spec_or_text_is_set_aside(tiny, tmp_path, other):
+    """Under names that spare what was set aside before."""
+    other = tiny(**other)
+    whole = train(other)
+    spoilt = f"{whole.run_id}.checkpoint.safetensors"
+    for aside in (f"{spoilt}.set-aside", f"{spoilt}.set-aside1"):
+        with pytest.raises(Interrupted):
+            train(tiny(), progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+        (left,) = tmp_path.glob("semantic-*.checkpoint.safetensors")
+        content = left.rename(tmp_path / spoilt).read_bytes()
+        expected = f"^{spoilt}: of the run {tiny().run_id('zipf-2')}; expected {whole.run_id}; it is {aside} now"
+        with pytest.warns(UserWarning, match=expected):
+            again = train(other, checkpoint=tmp_path)
+        assert again.loss_curve == whole.loss_curve
+        assert (tmp_path / aside).read_bytes() == content
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_checkpoint_of_another_kind_of_device_goes_on(tiny, tmp_path):
@@ -232,21 +243,150 @@ def test_a_checkpoint_of_another_kind_of_device_goes_on(tiny, tmp_path):
     assert (result.status, result.steps_run) == ("ok", 12)
 
 
-def test_a_checkpoint_of_an_earlier_version_is_refused(tiny, tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_set_aside(tiny, tmp_path):
     """It would go on with fresh moments, since these had other names."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
     spec = tiny("ce")
     with pytest.raises(Interrupted):
         train(spec, progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
     (left,) = tmp_path.glob("*.checkpoint.safetensors")
-    with safe_open(left, "pt") as file:
-        header = file.metadata()
-    header.pop("format")
-    save_file(load_file(left), left, header)
-    with pytest.raises(ValueError, match=r"checkpoint='.*': of an earlier version; expected none"):
-        train(spec, checkpoint=tmp_path)
+    tensors, header = weights.read(left)
+    weights.write(left, tensors, header | {"format": "2"})
+    with pytest.warns(UserWarning, match=f"^{left.name}: of an earlier version; it is {left.name}.set-aside now"):
+        assert train(spec, checkpoint=tmp_path).loss_curve == train(spec).loss_curve
+
+
+@pytest.mark.parametrize("with_checksum", [True, False])
+def test_files_that_do_not_say_whose_they_are_are_read(tiny, tmp_path, with_checksum):
+    """As earlier versions wrote them: by their name; and a checksum, if there is one, is of the tensors alone."""
+    from safetensors.torch import save_file
+
+    path = train(tiny("ce")).save(tmp_path).with_suffix(".safetensors")
+    tensors, _ = weights.read(path)
+    crc = 0
+    for name, x in sorted(tensors.items()):
+        crc = zlib.crc32(x.numpy().tobytes(), zlib.crc32(name.encode(), crc))
+    save_file(tensors, path, {"crc32": f"{crc:08x}"} if with_checksum else None)
+    for name, x in load(tmp_path).model.state_dict().items():
+        assert torch.equal(x, tensors[name])
+    path.write_bytes(HARM["one bit"](path.read_bytes()))
+    with pytest.raises(ValueError, match="damaged") if with_checksum else nullcontext():
+        load(tmp_path)
+
+
+def test_no_bit_of_a_header_can_change(tiny, tmp_path):
+    path = train(tiny("ce")).save(tmp_path).with_suffix(".safetensors")
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    for n in range(0, 8 * (8 + length), 211):
+        wrong = bytearray(whole)
+        wrong[n // 8] ^= 1 << n % 8
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=f"^{path.name}: "):
+            weights.read(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 6, 12])
+def test_a_signal_ends_a_training_after_its_step(tiny, tmp_path, monkeypatch, number, at):
+    """With a checkpoint, though none was due; in the last step too."""
+    monkeypatch.setattr(hooks, "SHOW_EVERY", 0)
+    whole = train(tiny(evaluate=True))
+
+    def send(step, steps, loss):
+        if step == at:
+            signal.raise_signal(number)
+
+    class Ended(Exception):
+        pass
+
+    def end(*_):
+        raise Ended
+
+    former = signal.signal(number, end)
+    try:
+        with pytest.raises(Ended):
+            train(tiny(evaluate=True), progress=send, checkpoint=tmp_path)
+        assert signal.getsignal(number) is end
+    finally:
+        signal.signal(number, former)
+    (left,) = tmp_path.iterdir()
+    assert json.loads(weights.read(left)[1]["state"])["done"] == at
+    again = train(tiny(evaluate=True), checkpoint=tmp_path)
+    for name in ("loss_curve", "full_vocab", "steps_run"):
+        assert getattr(again, name) == getattr(whole, name)
+    assert weights_of(again) == weights_of(whole)
+
+
+def weights_of(result):
+    return {name: x.tolist() for name, x in result.model.state_dict().items()}
+
+
+def test_an_ignored_signal_stays_ignored(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "SHOW_EVERY", 0)
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = train(tiny(), progress=lambda *_: signal.raise_signal(signal.SIGINT), checkpoint=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert result.steps_run == 12
+
+
+@pytest.mark.parametrize("optimizer", ["dense", "rows"])
+def test_what_was_trained_is_on_disk_before_it_is_judged(tiny, tmp_path, monkeypatch, optimizer):
+    """Whatever ends the judging: the run's numbers can be read, and only the judging is done again."""
+    spec = tiny("semantic_prior", optimizer=optimizer, evaluate=True)
+    whole = train(spec)
+    for judge in ("look", "report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate.HeldOut, judge, lambda *_: interrupt(0)(1, 1, None))
+            with pytest.raises(Interrupted):
+                train(spec, checkpoint=tmp_path)
+        stored = load(tmp_path)
+        assert (stored.status, stored.final_loss, stored.steps_run) == ("killed", whole.final_loss, 12)
+        worse = replace(stored, reason="ended by SIGKILL", final_loss=None)
+        assert worse.save(tmp_path).suffix == ".attempt"
+        with monkeypatch.context() as patch:
+            patch.setattr(LabRun, "step", None)  # none is done again
+            again = train(spec, checkpoint=tmp_path)
+        assert (again.status, again.reason, again.full_vocab) == ("ok", None, whole.full_vocab)
+        assert (again.step_ms, again.seconds, again.energy_joules) == (stored.step_ms, stored.seconds, None)
+        assert weights_of(again) == weights_of(whole)
+    again.save(tmp_path)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+
+@pytest.mark.parametrize("status", ["skipped", "killed", "failed", "out_of_memory"])
+def test_a_run_that_did_not_end_leaves_checkpoint_and_model(tiny, tmp_path, status):
+    spec = tiny()
+    train(spec).save(tmp_path).unlink()
+    with pytest.raises(Interrupted):
+        train(spec, progress=interrupt(12), checkpoint=tmp_path, checkpoint_s=0)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 2
+    path = Result(spec=spec, status=status, fingerprint="zipf-2", corpus="zipf").save(tmp_path)
+    path.unlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_seconds_of_a_resumed_training_are_of_all_its_steps(tiny, tmp_path, monkeypatch):
+    """Of those that the checkpoint holds and of those since; not of the time between."""
+    seconds = {"now": 0.0}
+    monkeypatch.setattr(clock, "perf_counter", lambda: seconds["now"])
+    monkeypatch.setattr(hooks, "SHOW_EVERY", 0)
+
+    def lasting(end):
+        def progress(step, steps, loss):
+            seconds["now"] += 1
+            if step == end:
+                raise Interrupted
+
+        return progress
+
+    with pytest.raises(Interrupted):
+        train(tiny(), progress=lasting(8), checkpoint=tmp_path, checkpoint_s=3)  # saved after 3 and 6 steps
+    seconds["now"] += 1e6
+    again = train(tiny(), progress=lasting(None), checkpoint=tmp_path)
+    assert (again.seconds, again.steps_run, again.extrapolated) == (12, 12, False)
 
 
 HARM = {
@@ -279,11 +419,13 @@ def test_a_damaged_model_is_refused_by_name(tiny, tmp_path, harm):
         load(tmp_path)
 
 
-def test_another_runs_model_is_refused_by_name(tiny, tmp_path):
-    ours, other = (train(tiny(method)).save(tmp_path) for method in ("ce", "semantic"))
+def test_another_runs_model_is_refused_by_both_names(tiny, tmp_path):
+    """Though its tensors have the same names and sizes."""
+    ours, other = (train(tiny(seed=seed)).save(tmp_path) for seed in (0, 1))
     other.with_suffix(".safetensors").replace(ours.with_suffix(".safetensors"))
-    with pytest.raises(ValueError, match=f"^{ours.stem}.safetensors: not the model of this run"):
+    with pytest.raises(ValueError, match=f"^{ours.stem}.safetensors: of the run {other.stem}; expected {ours.stem}$"):
         load(tmp_path, ours.stem)
+    assert load(tmp_path, other.stem).model is None
 
 
 def full(*arguments):
