@@ -112,7 +112,7 @@ class Examples:
         spelled = self.counts[:BYTES].sum() / self.counts.sum().clamp(min=1)
         if self.lengths is not None and spelled >= SPELLED:
             share = f"{spelled:.0%} of its tokens at V = {len(self.counts):,} are single bytes"
-            caveats.append(f"{share}, of words that are no entries: it is cut finely")
+            caveats.append(f"{share}; ids of another tokenizer may be given instead (docs/use.md)")
         if wanted > len(self):
             there = f"{len(self):,} examples of {self.seq_len} tokens at V = {len(self.counts):,}"
             passes = f"goes through them {wanted / len(self):.1f} times"
