@@ -199,7 +199,8 @@ def test_data_dictionary_knows_every_field():
 
 def test_the_python_examples_run():
     (first,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    loss, rows, _ = re.findall(r"```python\n(.*?)```", USE, re.S)
+    tokenizer, loss, rows, _ = re.findall(r"```python\n(.*?)```", USE, re.S)
+    compile(tokenizer, "use.md", "exec")  # its library is not among the tests'
     exec(first.replace("50_000", "2_000"), {})
     exec(loss, {})
     exec(rows.replace("_000", "0"), {})
@@ -208,7 +209,7 @@ def test_the_python_examples_run():
 def test_the_three_stages_run(tmp_path, monkeypatch):
     """On a small chat file, with few steps."""
     monkeypatch.chdir(tmp_path)
-    code = re.findall(r"```python\n(.*?)```", USE, re.S)[2]
+    code = re.findall(r"```python\n(.*?)```", USE, re.S)[-1]
     small = {"8_192, steps=600": f"400, steps=4, corpus={str(CHAT)!r}", "steps=200": "steps=4", "8_192": "400",
              "text.load()": f"text.load({str(CHAT)!r})"}  # fmt: skip
     for wanted, instead in small.items():
