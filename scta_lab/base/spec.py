@@ -197,7 +197,7 @@ class SecondStage:
 class Machine:
     """How it is run, which changes no loss beyond rounding."""
 
-    capture: bool | None = None  # do the steps on a GPU as one CUDA graph; None: where it can be
+    capture: bool | None = None  # do a GPU's steps as one CUDA graph; by default where it can be
     threads: int | None = None  # of the CPU; by default torch's choice
 
     def check_machine(self) -> None:
