@@ -2,7 +2,6 @@
 
 import html
 import json
-from functools import cache
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from scta_lab import load_runs
 from scta_lab.base.files import printable
 from scta_lab.run.table import ratios
 from scta_lab.study import quality
-from tables import BENCH, STUDY, known_claims
+from tables import BENCH, STUDY, equal_steps, known_claims
 
 STEPS = {  # what a step is timed for: its method and optimizer
     "ce": ("ce", "dense"),
@@ -54,12 +53,6 @@ def steps() -> dict[str, dict]:
 # --- quality
 
 
-@cache
-def longest(vocab: int) -> quality.View:
-    """The view after the most steps, equal ones, at this V."""
-    return [view for view in quality.views(STUDY, vocab) if view.name.endswith("steps")][-1]
-
-
 def rows(view: quality.View) -> dict[str, list[str]]:
     """Its rows that are shown, one or two for each name."""
     found = {"CE": [view.ce], "paper’s settings": list(quality.PUBLISHED)}
@@ -72,7 +65,7 @@ def rows(view: quality.View) -> dict[str, list[str]]:
 def pareto() -> list[dict]:
     """For each V what was trained or counted: seconds and bits per byte."""
     panels = []
-    for view in map(longest, quality.vocabs(STUDY)):
+    for view in equal_steps().values():
         numbers = (
             view.table[["seconds", "bits/byte"]].astype(float).round({"seconds": 2, "bits/byte": 3})
         )

@@ -1,5 +1,7 @@
 """The tables of the web book, in Markdown, from what is stored in data/."""
 
+from functools import cache
+
 import pandas as pd
 
 from scta_lab import load_runs
@@ -130,6 +132,13 @@ def gpu_times() -> str:
 
 
 # --- quality
+
+
+@cache
+def equal_steps() -> dict[int, quality.View]:
+    """By V what was trained for equal steps, the most of them."""
+    views = {V: quality.views(STUDY, V) for V in quality.vocabs(STUDY)}
+    return {V: [view for view in of if view.name.endswith("steps")][-1] for V, of in views.items()}
 
 
 def comparisons() -> str:

@@ -35,11 +35,11 @@ class Spec:
     PRECISIONS: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     method: str  # "ce", the full softmax, or "semantic", the paper's loss
-    vocab: int  # V, the number of tokens
+    vocab: int  # V, the number of tokens; 257 or more for a text
     optimizer: str = "dense"  # torch's AdamW for all; "rows": RowAdamW for the embedding tables
-    steps: int | None = None  # to run; None: all of a training
+    steps: int | None = None  # to run; by default all of a training
     device: str = "auto"  # a GPU if there is one; or "cpu", "cuda", "cuda:1"
-    seed: int = 0  # of the initialisation, of the order of the examples, and of the negatives
+    seed: int = 0  # of the initialisation, the order of the examples and the negatives
 
     # What the paper gives
     examples: int = PAPER.examples  # in an epoch
@@ -53,11 +53,11 @@ class Spec:
     temperature: float = PAPER.temperature  # τ, by which the cosines are divided
 
     # What the paper leaves open
-    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW, as the next two
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW, from 0 up and below 1
+    eps: float = 1e-8  # of AdamW
+    weight_decay: float = 0.01  # of AdamW
     init_std: float = 1.0  # of the semantic table; 1 is torch's default for embeddings
-    precision: str = "float32"  # of matrix products; "bfloat16" is autocast, except in the GRU
+    precision: str = "float32"  # of matrix products; bfloat16 leaves the GRU out
 
     def __post_init__(self):
         self.check_paper()

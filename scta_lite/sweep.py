@@ -67,16 +67,21 @@ def _write(path: Path, run: dict) -> None:
     os.replace(part, path)
 
 
-def load_runs(folder: str | Path) -> pd.DataFrame:
+def read(path: Path) -> dict:
+    """A run's file, whose `seconds` are null where it was not trained."""
+    return {"seconds": None} | json.loads(path.read_text())
+
+
+def load_runs(folder: str | Path, read: Callable[[Path], dict] = read) -> pd.DataFrame:
     """All runs in the folder, one row each, with `speedup` over CE's run of the same work.
 
-    FileNotFoundError if the folder holds none.
+    FileNotFoundError if the folder holds none. `read` gives the fields of a file.
     """
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
         expected = "no runs (*.json) are here; a sweep writes them"
         raise FileNotFoundError(f"folder={str(folder)!r}: {expected}")
-    runs = pd.DataFrame([{"seconds": None} | json.loads(path.read_text()) for path in paths])
+    runs = pd.DataFrame([read(path) for path in paths])
     order = ["vocab", "method", "optimizer", "seed"]
     return add_speedup(runs.sort_values(order, ignore_index=True))
 

@@ -10,21 +10,15 @@ import argparse
 
 from scta_lab import Spec, sweep
 from scta_lab.base.files import ROOT
+from trainings import common
 
 STDS = (0.05, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5)  # 0.125 = 1/√64: rows of about unit length
 FITTING = (0.2, 0.125)
-COMMON = {
-    "method": "semantic",
-    "optimizer": "rows",
-    "threads": 1,
-    "evaluate": True,
-    "eval_examples": 256,
-}
 
 
 def trainings(vocab: int, steps: int, stds: tuple, seeds: int) -> list[Spec]:
     """One for each standard deviation and seed."""
-    settings = {"vocab": vocab, "steps": steps, **COMMON}
+    settings = {"method": "semantic", "steps": steps, **common(vocab)}
     return [Spec(**settings, init_std=std, seed=seed) for seed in range(seeds) for std in stds]
 
 

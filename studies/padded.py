@@ -17,7 +17,7 @@ from plan import MID, PRIOR
 from scta_lab import Spec, text
 from scta_lab.base.files import ROOT
 from search import Run, runner
-from trainings import row
+from trainings import common, row
 
 TABLES = (50_000, 200_000, 1_000_000)
 STEPS = 600
@@ -39,11 +39,10 @@ def ids_file(path: Path) -> Path:
 
 def published(vocab: int, corpus: str, steps: int, std: float) -> Spec:
     """The paper's settings, with rows that begin with that standard deviation."""
-    own = {"optimizer": "rows", "threads": 1, "evaluate": True, "eval_examples": 256}
-    settings = {"vocab": vocab, "corpus": corpus, "steps": steps, "init_std": std}
+    settings = {"corpus": corpus, "steps": steps, "init_std": std, **common(vocab)}
     if steps == STEPS:
-        own["eval_every"] = steps  # less than an epoch is judged if it is asked for
-    return Spec(method="semantic", **settings, **own)
+        settings["eval_every"] = steps  # less than an epoch is judged if it is asked for
+    return Spec(method="semantic", **settings)
 
 
 def plan(corpus: str, tuned: Run) -> list[Spec]:

@@ -4,6 +4,7 @@ import json
 import re
 
 from scta_lab.base.files import ROOT
+from scta_lab.judge.uncertainty import mean
 
 # Settings of the paper or of ours, and sizes: they are given, not found.
 GIVEN = {8_192, 50_000, 200_000, 1_000_000, 32, 33, 64, 256, 0.07, 16, 63, 1_008, 20_000, 2_500, 1_250, 600, 200}
@@ -19,6 +20,12 @@ def prose(markdown):
 
 def words(markdown):
     return re.findall(r"[^\W\d_][\w’'-]*|\d[\d.,]*", prose(markdown))
+
+
+def behind_unigram(view, row):
+    """Whether the row's NLL is worse than that of the unigram of its text, means of seeds."""
+    unigram = [run["controls"]["unigram"]["nll"] for run in view.rows[row]]
+    return mean(view.sums(row), "nll") > sum(unigram) / len(unigram)
 
 
 def values(text):

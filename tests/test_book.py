@@ -9,14 +9,13 @@ import nbformat
 import pytest
 
 from scta_lab.base.files import ROOT
-from scta_lab.study import quality
 from scta_lite import published_epoch_losses
 
 sys.path.insert(0, str(ROOT / "docs"))
 import book
 import front
+import tables
 from pages import as_glossary, linked, notebook, table, terms
-from tables import STUDY
 
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
 WORDS = terms(GLOSSARY)
@@ -85,7 +84,7 @@ def test_the_first_pages_numbers_are_those_that_are_stored():
     assert f"ended at {losses['semantic']:.2f} (SEMANTIC) and {losses['ce']:.2f} (CE)" in FRONT
     assert f"guessing has {math.log(33):.2f};" in FRONT
     assert f"guessing has {math.log(1_000_000):.2f}." in FRONT
-    views = [front.longest(vocab) for vocab in quality.vocabs(STUDY)]
+    views = list(tables.equal_steps().values())
     small = views[0]
     assert f"CE has {small.table.loc[small.ce, 'NLL']:.2f} nats" in FRONT
     assert f"settings {small.as_published('NLL', '.2f')}." in FRONT

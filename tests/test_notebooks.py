@@ -1,17 +1,17 @@
 """The notebooks as they are committed, and the sweep notebook as papermill runs it."""
 
 import json
+import os
 import re
-import subprocess
 import sys
 from itertools import pairwise
 
+import controls
 import ipywidgets
 import papermill
 import papermill.cli
 import papermill.parameterize
 import pytest
-import torch
 import yaml
 from matplotlib.figure import Figure
 from papermill.iorw import load_notebook_node
@@ -124,46 +124,44 @@ def test_papermill_lists_every_parameter_with_its_help(path):
     assert all(parameter["help"] for parameter in found.values())
 
 
-def extremes(control):
-    """The least value of a control, its default, and its greatest, or first and last option."""
-    if isinstance(control.value, bool):
-        return False, control.value, True
-    if isinstance(getattr(control, "options", None), dict):
-        values = list(control.options.values())
-        return values[0], control.value, values[-1]
-    if hasattr(control, "options"):
-        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
-        return values[0], control.value, values[-1]
-    low, high = (control.base**edge if hasattr(control, "base") else edge for edge in (control.min, control.max))
-    return low, control.value, high
+def test_controls_are_moved_after_the_last_cell(path, notebook):
+    """By nbmake, which runs the notebook: see controls.py."""
+    has_controls = "interactive(" in json.dumps([cell["source"] for cell in code(notebook)])
+    moves = [cell["metadata"].get("nbmake", {}).get("post_cell_execute") for cell in code(notebook)]
+    tests = os.path.relpath(ROOT / "tests", path.parent)
+    lines = ["import sys", f"sys.path.append('{tests}')", "import controls", "controls.move_all(globals())"]
+    assert moves == [None] * (len(moves) - 1) + [lines if has_controls else None]
 
 
-def test_every_control_draws_at_its_ends(path, notebook, monkeypatch):
-    """Runs the notebook in this process with its mock, and calls each widget's function as a reader's mouse would."""
-    if "interactive(" not in json.dumps([cell["source"] for cell in code(notebook)]):
-        pytest.skip("the notebook has no controls")
-    recorded, sources = [], ["".join(cell["source"]) for cell in code(notebook)]
-    namespace = {"__name__": "__main__", "In": sources}
-    monkeypatch.setattr(notebook_module, "interactive", lambda draw, **controls: recorded.append((draw, controls)))
-    monkeypatch.chdir(path.parent)
-    monkeypatch.delenv("XDG_CACHE_HOME")  # the installed text is built once, where a reader's is
-    before = torch.get_default_dtype()
-    try:
-        for cell in code(notebook):
-            exec("".join(cell["source"]), namespace)
-            if cell is parameters_cell(notebook):
-                namespace.update(cell["metadata"]["nbmake"]["mock"])
-        for draw, controls in recorded:
-            ends = {name: extremes(control) for name, control in controls.items()}
-            default = {name: values[1] for name, values in ends.items()}
-            for name, values in ends.items():
-                for value in values:
-                    assert isinstance(draw(**{**default, name: value}), Figure)
-            for i in (0, 2):
-                assert isinstance(draw(**{name: values[i] for name, values in ends.items()}), Figure)
-    finally:
-        torch.set_default_dtype(before)
-    assert recorded
+def picture(draw, control):
+    return {"Out": {1: notebook_module.interactive(draw, control=control)}, "In": ["interactive("]}
+
+
+@pytest.mark.parametrize(("control", "values"), [
+    (ipywidgets.FloatSlider(2, min=1, max=3), [2, 1, 3]),
+    (ipywidgets.FloatLogSlider(10, min=0, max=2), [10, 1, 100]),
+    (ipywidgets.Checkbox(True), [True, False, True]),
+    (ipywidgets.Dropdown(value=3, options={"all": (1, 2), "one": 3}), [3, (1, 2), 3]),
+    (ipywidgets.ToggleButtons(options=[("a", 1), ("b", 2)]), [1, 2]),
+    (ipywidgets.Dropdown(options=["x", "y", "z"]), ["x", "z"]),
+    (ipywidgets.Combobox(value="any", options=["x", "y"]), ["any", "x", "y"]),
+])  # fmt: skip
+def test_a_control_is_moved_to_its_ends(control, values):
+    drawn = []
+    controls.move_all(picture(lambda control: drawn.append(control) or Figure(), control))
+    assert drawn == values
+
+
+def test_a_picture_that_cannot_be_drawn_is_told():
+    def draw(control):
+        if control == 3:
+            raise ZeroDivisionError
+        return Figure()
+
+    with pytest.raises(ZeroDivisionError):
+        controls.move_all(picture(draw, ipywidgets.IntSlider(2, min=1, max=3)))
+    with pytest.raises(AssertionError):
+        controls.move_all({"Out": {}, "In": ["interactive("]})
 
 
 def test_a_control_redraws():
@@ -178,10 +176,10 @@ def test_a_control_redraws():
     assert picture.value != drawn
 
 
-def run_papermill(tmp_path, *words, cwd=ROOT):
-    command = [sys.executable, "-m", "papermill", str(SWEEP), str(tmp_path / "out.ipynb"), "--log-level", "ERROR"]
-    given = ["-p", "out", str(tmp_path / "runs"), *words]
-    return subprocess.run([*command, *given], cwd=cwd, capture_output=True, text=True)
+def run_papermill(tmp_path, words):
+    """What papermill's command does, in this process; the notebook has a kernel of its own."""
+    given = [str(SWEEP), str(tmp_path / "out.ipynb"), "--log-level", "ERROR", "-p", "out", str(tmp_path / "runs")]
+    papermill.cli.papermill([*given, *words.split()], standalone_mode=False)
 
 
 @pytest.mark.parametrize(("words", "error"), [
@@ -220,32 +218,15 @@ def test_bad_parameters_are_told(tmp_path, monkeypatch, words, error):
 
 
 def test_a_bad_parameter_ends_papermill_with_one_line(tmp_path):
-    done = run_papermill(tmp_path, "-p", "vocba", "5000")
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: vocba=5000: no such parameter; expected vocab"), done.stderr[-2000:]
+    with pytest.raises(papermill.PapermillExecutionError) as raised:
+        run_papermill(tmp_path, "-p vocba 5000")
+    last = str(raised.value).strip().splitlines()[-1]
+    assert last.startswith("ValueError: vocba=5000: no such parameter; expected vocab")
 
 
-def test_papermill_runs_from_anywhere(tmp_path):
-    words = [
-        "-p",
-        "vocab",
-        "2000",
-        "-p",
-        "corpus",
-        "zipf",
-        "-p",
-        "steps",
-        "4",
-        "-p",
-        "hidden",
-        "8",
-        "-p",
-        "examples",
-        "64",
-    ]
-    done = run_papermill(tmp_path, *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_papermill_runs_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_papermill(tmp_path, "-p vocab 2000 -p corpus zipf -p steps 4 -p hidden 8 -p examples 64")
     made = sorted(re.sub("vocab_.*", "vocab", p.name) for p in (tmp_path / "runs").glob("fig_*"))
     assert made == 2 * ["fig_throughput_vs_vocab"] + 2 * ["fig_time_vs_vocab"]
     assert "SEMANTIC" in (tmp_path / "runs" / "table.txt").read_text()

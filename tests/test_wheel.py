@@ -13,10 +13,12 @@ from scta_lab.base.files import ROOT
 
 CODE = """
 import json
+import sys
 from pathlib import Path
 
 import scta_lab
 import scta_lite
+assert not {"IPython", "jupyter_core"} & set(sys.modules), "a sweep needs no Jupyter"
 from scta_lab.study import claims
 from scta_lab.study import figures
 

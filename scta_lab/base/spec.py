@@ -18,6 +18,8 @@ SAMPLED = ("semantic", "sampled_softmax", "semantic_prior")  # that score a samp
 METHODS = ("ce", "semantic", "ce_chunked", "ce_lowrank", "adaptive", *SAMPLED[1:], "backbone")
 SAMPLERS = ("uniform", "log_uniform", "unigram", "unigram^0.75", "in_batch")
 BACKBONES = ("gru", "transformer")
+SCORES = ("cosine", "dot")
+TOKEN_HEADS = ("random", "normalised", "plain")
 SHAPE = ("hidden", "input_dim", "backbone", "layers", "heads", "mlp_ratio")  # what the backbone is
 BLOCKS = {"layers": 1, "heads": 4, "mlp_ratio": 4}  # defaults of a transformer; a GRU has None
 PLAIN = {"sampler": "uniform", "shared": 0, "init_std": 1.0}  # defaults: the paper, read plainly
@@ -32,7 +34,7 @@ class Text:
     """What is read."""
 
     corpus: str = "installed"  # or "zipf", or the path of text (a file or a folder) or of .npy ids
-    max_characters: int = MAX_CHARACTERS  # after which no further document is read
+    max_characters: int = MAX_CHARACTERS  # of the text, after which no further document is read
 
     def check_text(self) -> None:
         self.check_name("corpus")
@@ -44,7 +46,7 @@ class Looks:
     """When quality is measured, which is a look, and on how much held-out text."""
 
     evaluate: bool = False  # metrics over the full vocabulary, after one epoch or more
-    eval_every: int | None = None  # steps between looks at the validation half of the held-out text
+    eval_every: int | None = None  # steps between metrics on half of the held-out text
     eval_examples: int = 256  # held-out examples that are read, at most
 
     def check_looks(self) -> None:
@@ -59,10 +61,10 @@ class Looks:
 class Schedule:
     """How the learning rates go, and when a run ends early."""
 
-    table_lr: float | None = None  # of the parameters with a row for each token; None: lr
-    schedule: str = "constant"  # after the warm-up and until the last step
+    table_lr: float | None = None  # learning rate of what has a row for each token; by default lr
+    schedule: str = "constant"  # of the rates, after the warm-up and until the last step
     warmup: int = 0  # steps in which the rates rise to their values in a straight line
-    clip: float | None = None  # the greatest norm of all gradients together
+    clip: float | None = None  # the greatest norm of all gradients together; by default none
     budget_s: float | None = None  # seconds after which a run stops, once four steps are done
 
     def check_schedule(self) -> None:
@@ -104,10 +106,10 @@ class Backbone:
     """What reads the embeddings."""
 
     input_dim: int | None = None  # width of the input embeddings, from which a matrix leads to d
-    backbone: str = "gru"  # of one layer, as in the paper; or "transformer"
-    layers: int | None = None  # blocks of the transformer
-    heads: int | None = None  # attention heads of each block
-    mlp_ratio: int | None = None  # width of a block's MLP over d
+    backbone: str = "gru"  # which has one layer, as in the paper
+    layers: int | None = None  # blocks of the transformer; by default 1
+    heads: int | None = None  # attention heads of each block; by default 4
+    mlp_ratio: int | None = None  # width of a block's MLP over d; by default 4; 1: a GRU's size
 
     def check_backbone(self) -> None:
         self.check_one_of("backbone", BACKBONES)
@@ -127,18 +129,18 @@ class Backbone:
 class Head:
     """The losses beside the paper's two, and what the paper leaves open of its own."""
 
-    sampler: str | None = None  # q, from which negatives are drawn with replacement
+    sampler: str | None = None  # q, from which negatives are drawn
     shared: int | None = None  # S, negatives shared by all positions; 0: each position has K
-    init_std: float | None = None  # of the semantic table; 1 is torch's default for embeddings
+    init_std: float | None = None
     mask_hits: bool = False  # leave out a negative that is the target itself
-    scores: str = "cosine"  # products of unit vectors; "dot": of vectors as they are
+    scores: str = "cosine"  # products with the semantic rows, of unit vectors or as they are
     log_unigram: bool = False  # add the training text's log unigram to the scores
 
     def check_head(self) -> None:
         self.check_one_of("sampler", SAMPLERS)
         self.check_integer("shared", 0)
         self.check_one_of("mask_hits", (True, False))
-        self.check_one_of("scores", ("cosine", "dot"))
+        self.check_one_of("scores", SCORES)
         self.check_one_of("log_unigram", (True, False))
         is_first_stage = not self.token_head
         head = f"method={self.method!r}, token_head={self.token_head!r}"
@@ -170,14 +172,14 @@ class Head:
 class SecondStage:
     """The paper's alignment; the other settings are then those of the first stage."""
 
-    stage1: str | None = None  # file <run id>.safetensors, from whose model this one begins
-    token_head: str | None = None  # how a new head begins; None: stage 1 goes on with its own
+    stage1: str | None = None  # <run id>.safetensors of a first stage, from whose model this begins
+    token_head: str | None = None  # how a new head begins; without it stage 1 goes on
     sampled_head: bool = False  # train it by sampled softmax over S shared negatives
     freeze: bool = False  # train that head alone (option A), not all (option B)
 
     def check_second_stage(self) -> None:
         self.check_name("stage1")
-        self.check_one_of("token_head", ("random", "normalised", "plain"))
+        self.check_one_of("token_head", TOKEN_HEADS)
         self.check_one_of("sampled_head", (True, False))
         self.check_one_of("freeze", (True, False))
         if self.token_head:
@@ -195,7 +197,7 @@ class SecondStage:
 class Machine:
     """How it is run, which changes no loss beyond rounding."""
 
-    capture: bool | None = None  # do the steps on a GPU as one CUDA graph; None: where it can be
+    capture: bool | None = None  # do a GPU's steps as one CUDA graph; by default where it can be
     threads: int | None = None  # of the CPU; by default torch's choice
 
     def check_machine(self) -> None:

@@ -1,6 +1,7 @@
 """The two ways to give Specs: as a grid, and as the words of a command line."""
 
 import difflib
+import inspect
 import json
 import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
@@ -9,79 +10,44 @@ from dataclasses import MISSING, Field, fields
 from itertools import product
 from typing import Any
 
-from scta_lab.base.spec import BACKBONES, METHODS, PLAIN, SAMPLERS, SCHEDULES, TUNED, Spec
+import scta_lite.spec as paper
 
-# The options by group: of each setting what stands for its value in the help, and what it means.
-OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
-    "the run": {
-        "method": ("METHOD", f"one of {', '.join(METHODS)}; the first two are the paper's"),
-        "vocab": ("V", "the number of tokens, an integer from 2 up; 257 or more for a text"),
-        "optimizer": (
-            "dense|rows|sparse",
-            "dense: torch's AdamW over all parameters; rows: RowAdamW over the rows in use; "
-            "sparse: torch's SparseAdam over these, another algorithm, without weight decay",
-        ),
-        "corpus": ("TEXT", '"installed", "zipf", or the path of text or of .npy ids'),
-        "max_characters": ("N", "characters of the text after which no further document is read"),
-        "steps": ("STEPS", "steps to run; by default all of a training"),
-        "budget_s": ("SECONDS", "seconds after which a run stops, once 4 steps are done"),
-        "evaluate": ("true|false", "measure quality on held-out text, after an epoch or more"),
-        "eval_every": ("STEPS", "steps between metrics on half of the held-out text"),
-        "eval_examples": ("N", "held-out examples that evaluate reads, at most"),
-        "device": ("DEVICE", '"auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", …'),
-        "threads": ("N", "threads of the CPU; by default torch's choice"),
-        "capture": (
-            "true|false",
-            "do a GPU's steps as one CUDA graph; by default where it can be",
-        ),
-        "seed": ("N", "of the initialisation, the order of the examples and the negatives"),
-    },
-    "the paper's settings": {
-        "examples": ("N", "examples in an epoch"),
-        "batch": ("B", "examples in a step"),
-        "seq_len": ("T", "tokens in an example, of which T - 1 are predicted"),
-        "epochs": ("N", "epochs in a training"),
-        "lr": ("RATE", "learning rate"),
-        "hidden": ("d", "width of the backbone"),
-        "semantic_dim": ("D", "dimension of the semantic vectors"),
-        "negatives": ("K", "negatives for each predicted position, drawn with replacement"),
-        "temperature": ("TAU", "τ, by which the cosines are divided"),
-    },
-    "what the paper leaves open": {
-        "sampler": ("Q", f"q, from which negatives are drawn; one of {', '.join(SAMPLERS)}"),
-        "shared": ("S", "negatives shared by all positions; 0: each position has K of its own"),
-        "mask_hits": ("true|false", "leave out a negative that is the target itself"),
-        "init_std": ("X", "of the semantic table; 1 is torch's default for embeddings"),
-        "betas": (("BETA1", "BETA2"), "of AdamW, from 0 up and below 1"),
-        "eps": ("X", "of AdamW"),
-        "weight_decay": ("X", "of AdamW"),
-        "precision": ("float32|tf32|bfloat16", "of matrix products; bfloat16 leaves the GRU out"),
-    },
-    "beyond the paper": {
-        "table_lr": ("RATE", "learning rate of what has a row for each token; by default lr"),
-        "schedule": (
-            "|".join(SCHEDULES),
-            "of the learning rates, from the warm-up to the last step",
-        ),
-        "warmup": ("STEPS", "steps in which the learning rates rise in a straight line"),
-        "clip": ("X", "the greatest norm of all gradients together; by default none"),
-        "input_dim": ("WIDTH", "of the input embeddings, which a matrix takes to d; by default d"),
-        "backbone": ("|".join(BACKBONES), "gru, of one layer, is the paper's"),
-        "layers": ("N", "blocks of the transformer; by default 1"),
-        "heads": ("N", "attention heads of each block; by default 4"),
-        "mlp_ratio": ("N", "width of a block's MLP over d; by default 4; 1: a GRU's size"),
-        "scores": ("cosine|dot", "products with the semantic rows, of unit vectors or not"),
-        "log_unigram": ("true|false", "add the training text's log unigram to the scores"),
-    },
-    "the second stage": {
-        "stage1": ("FILE", "<run id>.safetensors of a first stage, from whose model this begins"),
-        "token_head": ("random|normalised|plain", "how a new head begins; else stage 1 goes on"),
-        "sampled_head": ("true|false", "train it by sampled softmax over S shared negatives"),
-        "freeze": ("true|false", "train that head alone (option A), not all (option B)"),
-    },
+import scta_lab.base.spec as lab
+from scta_lab.base.spec import PLAIN, TUNED, Spec
+
+GROUPS = {
+    "the paper's settings": paper.Spec,
+    "the text": lab.Text,
+    "looks at quality": lab.Looks,
+    "the learning rates, and when a run ends": lab.Schedule,
+    "the backbone": lab.Backbone,
+    "the head": lab.Head,
+    "the second stage": lab.SecondStage,
+    "the machine": lab.Machine,
 }
-MEANINGS = {name: meaning for group in OPTIONS.values() for name, (_, meaning) in group.items()}
+CHOICES = {
+    "method": Spec.METHODS,
+    "optimizer": Spec.OPTIMIZERS,
+    "precision": Spec.PRECISIONS,
+    "schedule": lab.SCHEDULES,
+    "backbone": lab.BACKBONES,
+    "sampler": lab.SAMPLERS,
+    "scores": lab.SCORES,
+    "token_head": lab.TOKEN_HEADS,
+}
 FIELDS = {f.name: f for f in fields(Spec)}
+
+
+def meanings(group: type) -> dict[str, str]:
+    """Of each setting of the group what it means: the comment behind it, and its choices."""
+    comments = dict(re.findall(r"^    (\w+): .+?  # (.+)$", inspect.getsource(group), re.M))
+    for name in comments.keys() & CHOICES:
+        comments[name] += f"; one of {', '.join(CHOICES[name])}"
+    return comments
+
+
+OPTIONS = {title: meanings(group) for title, group in GROUPS.items()}
+MEANINGS = {name: meaning for group in OPTIONS.values() for name, meaning in group.items()}
 
 
 def grid(**settings: Any) -> list[Spec]:
@@ -158,7 +124,7 @@ def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None
     several = several or {}
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
-        for name, (metavar, meaning) in options.items():
+        for name, meaning in options.items():
             default = several.get(name, FIELDS[name].default)
             group.add_argument(
                 option(name),
@@ -166,7 +132,6 @@ def add_arguments(parser: ArgumentParser, *, several: Mapping[str, tuple] | None
                 **_words_taken(name, name in several),
                 default=SUPPRESS,
                 required=default is MISSING,
-                metavar=metavar,
                 help=f"{meaning}{_default_in_words(name, default)}".replace("%", "%%"),
             )
 

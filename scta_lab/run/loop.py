@@ -48,14 +48,13 @@ class LabRun(Run):
 
     def work(self, ids: Tensor) -> Tensor:
         """All that the device does in a step with examples (B, T); gives their loss."""
-        loss = self.gradients(ids)
+        return super().update(ids)
+
+    def gradients(self, ids: Tensor) -> Tensor:
+        loss = super().gradients(ids)
         if self.spec.clip:
             rows = [row for table in self.table_optimizers() for row in table.touched()]
             clip_grad_norm_([*self.model.parameters(), *rows], self.spec.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        self.timer.mark("optimizer")
         return loss
 
     def set_rates(self) -> None:

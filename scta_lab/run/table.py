@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
-from scta_lite.sweep import add_speedup, same_work
+import scta_lite
+from scta_lite.sweep import add_speedup as add_speedup
+from scta_lite.sweep import same_work
 
 from scta_lab.base.spec import SHAPE
 from scta_lab.run.result import read
@@ -16,13 +18,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
     FileNotFoundError if the folder holds none; ValueError names a file that is not a run.
     """
-    paths = sorted(Path(folder).glob("*.json"))
-    if not paths:
-        expected = "no runs (*.json) are here; scta_lab.sweep writes them"
-        raise FileNotFoundError(f"folder={str(folder)!r}: {expected}")
-    runs = pd.DataFrame([read(path) for path in paths])
-    order = ["vocab", "method", "optimizer", "seed"]
-    return add_speedup(runs.sort_values(order, ignore_index=True))
+    return scta_lite.load_runs(folder, read)
 
 
 def ratios(runs: pd.DataFrame, method: str = "semantic", optimizer: str = "dense") -> pd.DataFrame:

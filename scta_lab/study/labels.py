@@ -1,17 +1,12 @@
-"""What a row of the study is called, and how its quality went during training."""
+"""What a row of the study is called."""
 
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 from scta_lite.paper import PAPER
 
 from scta_lab.base.spec import SAMPLED
-from scta_lab.study.figures import STYLE, style
-from scta_lab.study.points import SPARSE
+from scta_lab.study.points import SPARSE, style
 
 PLAIN = {  # what a reader's name has in place of a part of a label
     "SEMANTIC with prior": "repaired",
@@ -71,40 +66,3 @@ def _published_or_tuned(run: Any) -> str:
 def _look(run: Any) -> dict[str, str]:
     """Its style, where what counts is quality: in chunks, CE is the same loss."""
     return style(run.method.removesuffix("_chunked"), run.optimizer)
-
-
-def quality(runs: pd.DataFrame, metric: str = "nll", x: str = "steps") -> Figure:
-    """A metric on validation text during training, a line for each run of one V.
-
-    `x` is "steps" or "seconds", which are the steps times the run's median step. The dotted level
-    is the unigram's, on the test text.
-    """
-    level = runs.iloc[0].controls["unigram"][metric]
-    y_scale = "log" if metric == "perplexity" else "linear"
-    with mpl.rc_context(fname=STYLE):
-        figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
-        for run in runs.itertuples():
-            curve = pd.DataFrame(run.validation)
-            unit = run.step_ms / 1e3 if x == "seconds" else 1
-            ax.plot(curve.step * unit, curve[metric], markersize=4, **_line(run))
-        ax.axhline(level, color="#555555", linestyle=":", linewidth=1)
-        edge = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        ax.annotate("unigram", (1, level), fontsize=9, **edge)
-        ax.set(title=f"V = {run.vocab:,}", xscale="log", yscale=y_scale)
-        ax.set(xlabel=f"{x} of training", ylabel=f"{metric}, validation text")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        figure.legend(loc="outside right upper")
-    plt.close(figure)
-    return figure
-
-
-def _line(run: Any) -> dict[str, str]:
-    """The style of a run's line: solid for a method as it is, broken for its variants."""
-    look = _look(run)
-    label = variant(run)
-    plain = look["label"].removesuffix(SPARSE)
-    dashes = "-." if "as published" in label else "--"
-    exactly = {plain: "-", f"{plain} as published": ":"}
-    return look | {"linestyle": exactly.get(label, dashes), "label": label}

@@ -108,11 +108,6 @@ class View:
         """The metric of the row less the other's, on the test half."""
         return Difference(*uncertainty.difference(self.sums(row), self.sums(other), metric))
 
-    def behind_unigram(self, row: str) -> bool:
-        """Whether the row's NLL is worse than that of the unigram of its text, means of seeds."""
-        unigram = [run["controls"]["unigram"]["nll"] for run in self.rows[row]]
-        return uncertainty.mean(self.sums(row), "nll") > float(np.mean(unigram))
-
     def as_published(self, name: str, form: str) -> str:
         """A column for the method as published, from both starts: the paper leaves them open."""
         return " to ".join(format(self.table.loc[row, name], form) for row in PUBLISHED)

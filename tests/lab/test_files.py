@@ -13,10 +13,11 @@ import pytest
 from scta_lab.base import files
 from scta_lab.base.files import ROOT, alone, becoming, replace_file, temporary, tidy
 
+FILES = ROOT / "scta_lab" / "base"  # where a process imports files.py alone, and not torch with the package
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from scta_lab.base.files import becoming
+from files import becoming
 with becoming(Path(sys.argv[1])) as part:
     part.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -26,7 +27,7 @@ with becoming(Path(sys.argv[1])) as part:
 def test_what_a_killed_process_had_not_finished_goes_with_the_next_file(tmp_path):
     path = tmp_path / "run.json"
     replace_file(path, b"old")
-    died = subprocess.run([sys.executable, "-c", DYING, str(path)], cwd=ROOT).returncode
+    died = subprocess.run([sys.executable, "-c", DYING, str(path)], cwd=FILES).returncode
     assert died == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2
     assert path.read_bytes() == b"old"
@@ -38,7 +39,7 @@ def test_what_a_library_writes_beside_its_file_goes_too(tmp_path):
     """safetensors 0.8 writes to a `.tmp…` of its own, which it then renames; a kill in between leaves it."""
     code = DYING.replace("part.write", "(part.parent / '.tmpMLQv1z').touch(), part.write")
     assert code != DYING
-    subprocess.run([sys.executable, "-c", f"from pathlib import Path; {code}", str(tmp_path / "run.json")], cwd=ROOT)
+    subprocess.run([sys.executable, "-c", f"from pathlib import Path; {code}", str(tmp_path / "run.json")], cwd=FILES)
     assert len(list(tmp_path.rglob(".tmp*"))) == 1
     replace_file(tmp_path / "other.json", b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["other.json"]
@@ -47,7 +48,7 @@ def test_what_a_library_writes_beside_its_file_goes_too(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells an ended process from a running one")
 def test_what_a_process_that_nobody_waited_for_left_goes_too(tmp_path):
     """In a container whose first process waits for none, an orphan that was killed keeps its number for ever."""
-    zombie = subprocess.Popen([sys.executable, "-c", DYING, str(tmp_path / "run.json")], cwd=ROOT)
+    zombie = subprocess.Popen([sys.executable, "-c", DYING, str(tmp_path / "run.json")], cwd=FILES)
     while Path(f"/proc/{zombie.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
     assert len(list(tmp_path.iterdir())) == 1
@@ -152,18 +153,18 @@ def test_two_threads_write_one_file(tmp_path):
 HOLDING = """
 import os, signal, sys
 from pathlib import Path
-from scta_lab.base.files import alone
+from files import alone
 with alone(Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_dead_process_holds_nothing(tmp_path):
-    subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / "run.json")], cwd=ROOT)
+    subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / "run.json")], cwd=FILES)
     assert [p.name for p in tmp_path.iterdir()] == [".run.json.lock"]
     tidy(tmp_path)
     assert not list(tmp_path.iterdir())
-    subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / "run.json")], cwd=ROOT)
+    subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / "run.json")], cwd=FILES)
     with alone(tmp_path / "run.json"):
         pass
     assert not list(tmp_path.iterdir())

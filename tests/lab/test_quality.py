@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 from conftest import SIZES
+from numbers_in import behind_unigram
 
 from scta_lab import Spec
 from scta_lab.judge import uncertainty as spread
@@ -82,7 +83,7 @@ def test_a_row_is_judged_by_the_unigram_of_its_own_text(study):
     run["controls"]["unigram"]["nll"] = 3.9
     path.write_text(json.dumps(run))
     timed = quality.views(study, 300)[-1]
-    assert {row: timed.behind_unigram(row) for row in timed.rows} == {
+    assert {row: behind_unigram(timed, row) for row in timed.rows} == {
         "CE": False, "SEMANTIC as published": True, "CE from log u": True
     }  # fmt: skip
 

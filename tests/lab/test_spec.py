@@ -1,8 +1,7 @@
 import json
 import math
 import re
-import subprocess
-import sys
+import runpy
 from argparse import ArgumentParser
 from decimal import Decimal
 
@@ -12,7 +11,6 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import scta_lite
 from scta_lab import Result, Spec, grid
-from scta_lab.base.files import ROOT
 from scta_lab.base.words import add_arguments, arguments, parsed
 from scta_lite.notebook import parameters
 
@@ -191,12 +189,12 @@ def test_parameters_in_a_kernel(injected):
     assert shell.user_ns["read"] == {"vocab": 9 if injected else 5, "fast": False}
 
 
-def test_parameters_of_a_notebook_as_a_script(tmp_path):
+def test_parameters_of_a_notebook_as_a_script(tmp_path, capsys):
     script = tmp_path / "script.py"
     call = "from scta_lite.notebook import parameters\nprint(parameters(globals()))"
     script.write_text("\n".join([*CELLS, call]))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "{'vocab': 5, 'fast': False}\n", done.stderr
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out == "{'vocab': 5, 'fast': False}\n"
 
 
 def test_result_round_trip(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import CHAT
 
-from scta_lab import Result, Spec, evaluate, load, text, train
+from scta_lab import Result, evaluate, load, text, train
 from scta_lab.base import machine, weights
 from scta_lab.base.files import ROOT
 from scta_lab.base.spec import METHODS
@@ -518,13 +518,13 @@ def test_sequences_longer_than_the_text(tiny):
 
 def test_command_line(tmp_path, capsys):
     words = "--method semantic --vocab 2k --corpus zipf --steps 4 --hidden 8 --device cpu --examples 64".split()
-    command = [sys.executable, "-m", "scta_lite.train", *words, "--out", str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-m", "scta_lite.train", *words, "--out", str(tmp_path)]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     run = load(tmp_path)
     assert (run.status, run.steps_run, run.spec.vocab) == ("ok", 4, 2000)
     assert run.model.embed.num_embeddings == 2000
     with pytest.raises(SystemExit) as ended:
-        train_command([*command[3:], "--temperature", "0"])
+        train_command([*command[5:], "--temperature", "0"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.strip().endswith("temperature=0: expected a finite number above 0")
 
@@ -648,11 +648,14 @@ def losses(spec):
 def test_a_schedule_and_a_clip_serve_every_method(tiny, method):
     """The same with dense and with rows, whose gradient's norm is over its look-ups merged."""
     spec = tiny(method, vocab=60, lr=3e-2, epochs=3, hidden=16, eps=1e-3)  # an ε that lets the gradient's size count
-    changed = replace(spec, schedule="cosine", warmup=5, clip=0.01)
-    assert not torch.allclose(losses(spec), losses(replace(changed, clip=None)), rtol=1e-3)
-    assert not torch.allclose(losses(changed), losses(replace(changed, clip=None)), rtol=1e-3)
-    assert torch.equal(losses(replace(changed, clip=1e9)), losses(replace(changed, clip=None)))
-    torch.testing.assert_close(losses(replace(changed, optimizer="rows")), losses(changed), rtol=2e-3, atol=2e-3)
+    scheduled = replace(spec, schedule="cosine", warmup=5)
+    unclipped = losses(scheduled)
+    clipped = losses(replace(scheduled, clip=0.01))
+    assert not torch.allclose(losses(spec), unclipped, rtol=1e-3)
+    assert not torch.allclose(clipped, unclipped, rtol=1e-3)
+    assert torch.equal(losses(replace(scheduled, clip=1e9)), unclipped)
+    on_rows = losses(replace(scheduled, clip=0.01, optimizer="rows"))
+    torch.testing.assert_close(on_rows, clipped, rtol=2e-3, atol=2e-3)
 
 
 def test_sparse_is_torchs_sparse_adam(tiny):
@@ -668,7 +671,7 @@ def test_sparse_is_torchs_sparse_adam(tiny):
 
 
 def test_a_loss_that_is_no_longer_finite_fails_the_run(tiny, monkeypatch):
-    spec = Spec(method="ce", vocab=500, corpus="zipf", steps=30, lr=1e8, device="cpu")
+    spec = tiny("ce", epochs=5, lr=1e8)
     result = train(spec)
     assert result.status == "failed"
     reason = r"the loss is (?:nan|inf) at step (\d+) of 30; it was ([\d.e+]+) before"
