@@ -33,7 +33,7 @@ CHUNK = 128  # positions whose logits ce_chunked holds; torch's own choice is 1 
 class Text:
     """What is read."""
 
-    corpus: str = "installed"  # or "zipf", or the path of text (a file or a folder) or of .npy ids
+    corpus: str = "installed"  # "zipf", or the path of text (a file or a folder) or of .npy ids
     max_characters: int = MAX_CHARACTERS  # of the text, after which no further document is read
 
     def check_text(self) -> None:
