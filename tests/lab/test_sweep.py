@@ -102,6 +102,11 @@ def test_resume_leaves_finished_runs_alone_and_tries_killed_ones_again(tiny, tmp
     assert files(tmp_path)[f"{runs.run_id[0]}.json"] != before[f"{runs.run_id[0]}.json"]
 
 
+def heed_interrupts():
+    """What a background job's processes do not: a shell lets these ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the runs' processes in /proc, which is Linux's")
 class TestKilled:
     def test_a_killed_run_is_recorded_and_the_sweep_goes_on(self, tiny, tmp_path):
@@ -171,7 +176,8 @@ class TestKilled:
         """Bit by bit. SIGKILL alone leaves a run no time for a checkpoint, but a killed sweep's has it."""
         spec = Spec(method="semantic_prior", optimizer="rows", steps=200, **SIGNALLED)
         words = [sys.executable, "-m", "scta_lite.sweep", *arguments(spec), "--out", str(tmp_path)]
-        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        silent = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        process = subprocess.Popen(words, cwd=ROOT, preexec_fn=heed_interrupts, **silent)
         wait_for(lambda: progress_files(tmp_path))
         os.kill(process.pid if whom == "sweep" else children(tmp_path)[0], number)
         code = process.wait()
