@@ -89,7 +89,7 @@ def load_runs(folder: str | Path, read: Callable[[Path], dict] = read) -> pd.Dat
 def add_speedup(runs: pd.DataFrame) -> pd.DataFrame:
     """Adds `speedup`: the seconds of CE with a dense optimizer, for the same work, over the row's.
 
-    Null without such a run; the median where there are several.
+    Null without such a run, captured or not as the row is; the median where there are several.
     """
     ce = runs[(runs.method == "ce") & (runs.optimizer == "dense")]
     return runs.assign(speedup=same_work(runs, ce, "seconds") / runs.seconds)

@@ -11,8 +11,8 @@ from scta_lite import published_runs
 KIND = ["vocab", "precision", "method", "optimizer", "captured"]
 
 
-def report(campaign: Campaign) -> None:
-    """The tables and figures of this campaign's runs, into the folder and onto the screen."""
+def report(campaign: Campaign) -> str:
+    """The tables of this campaign's runs; with their figures they are in the folder too."""
     folder = campaign.out / "found"
     pieces = []
     timed = campaign.runs.get("bench", []) + campaign.runs.get("rounds", [])
@@ -33,8 +33,7 @@ def report(campaign: Campaign) -> None:
     pieces += campaign.left_out
     whole = "\n\n".join(pieces)
     replace_file(folder / "table.txt", whole.encode())
-    print(whole)
-    print(f"\nThe folder to send: {campaign.out}")
+    return whole
 
 
 def step_times(runs: pd.DataFrame) -> str:

@@ -133,12 +133,15 @@ def memory(spec: Spec) -> dict[str, int]:
 def memory_bytes(spec: Spec, device: str = "cpu", *, context: bool = True) -> int:
     """Bytes that the run needs at its peak, the process's own included; on "cpu" or "cuda".
 
-    A look at quality counts where it holds more than a step. Without the GPU's `context` and looks
+    A look at quality counts where it holds more than a step; beside a CUDA graph, which keeps its
+    memory, as well. Without the GPU's `context` and looks
     it is what `machine.peak_memory` measures.
     """
     kept, working = memory(spec).values()
     if spec.evaluate:
-        working = max(working, look_bytes(spec))
+        look = look_bytes(spec)
+        is_kept = device == "cuda" and spec.eval_every and spec.capture is not False
+        working = working + look if is_kept else max(working, look)
     holes = HOLES[device] * _states(spec) * FLOAT
     process = CONTEXT if context else 0
     if device == "cpu":
@@ -149,11 +152,11 @@ def memory_bytes(spec: Spec, device: str = "cpu", *, context: bool = True) -> in
 def look_bytes(spec: Spec) -> int:
     """Bytes that a look at quality holds at its peak, beside the weights and AdamW's moments.
 
-    Three arrays of a chunk's scores, and two of booleans; what a head makes of its table, twice;
+    Four arrays of a chunk's scores, and two of booleans; what a head makes of its table, twice;
     and the hidden states of the positions that are read at a time.
     """
     V, d = spec.vocab, spec.hidden
-    scores = 3.5 * max(V, evaluate.SCORES)
+    scores = 4.5 * max(V, evaluate.SCORES)
     vectors = 2 * V * spec.semantic_dim if spec.method in (*SAMPLED, "ce_lowrank") else 0
     states = LOOK_STATES * d * min(evaluate.POSITIONS, spec.eval_examples * spec.seq_len)
     return int(scores + vectors + states) * FLOAT

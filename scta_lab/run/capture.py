@@ -22,6 +22,7 @@ from scta_lab.run.loop import LabRun, optimizers
 from scta_lab.run.rows import ledgers
 
 WARM = 4  # steps before one is captured, in which libraries choose kernels and take their memory
+AHEAD = 8  # replays that wait on a GPU, at most: budgets and losses are to be about now
 SHORT = 20  # steps of a training, at most, that are done one by one
 
 
@@ -158,7 +159,7 @@ class CapturedRun(LabRun):
     """
 
     may_capture = True
-    graph: torch.cuda.CUDAGraph
+    graph: torch.cuda.CUDAGraph | None
 
     def make_optimizers(self) -> list[Optimizer]:
         return optimizers(self.spec, self.model, CapturedRows, capturable=True)
@@ -168,6 +169,8 @@ class CapturedRun(LabRun):
             self.may_capture = False
             self.is_captured = self._capture()
         super().step(batches)
+        if self.is_captured and self.device.type == "cuda" and len(self.timer.steps) > AHEAD:
+            self.timer.steps[-AHEAD][-1].synchronize()  # a replay is queued at once: not too many
 
     def update(self, ids: Tensor) -> Tensor:
         self.set_rates()
@@ -178,15 +181,23 @@ class CapturedRun(LabRun):
         self.ids = ids
         return self.work(ids)
 
+    def measured(self) -> dict:
+        found = super().measured()
+        if self.is_captured:
+            self.graph.reset()  # its memory is for what judges the model
+        return found
+
     def _capture(self) -> bool:
         """Whether a step could be captured; RuntimeError where it could not, but was asked for."""
-        state = self.generator.get_state()
+        state, stream = self.generator.get_state(), torch.cuda.current_stream(self.device)
         try:
             self._record()
         except RuntimeError as error:
             if self.spec.capture:
                 raise
-            warnings.warn(f"the steps are not captured: {error}", stacklevel=2)
+            warnings.warn(f"the steps are not captured: {error.__context__ or error}", stacklevel=2)
+            self.graph = None  # with the memory that was taken for it
+            torch.cuda.set_stream(stream)  # a capture that fails at its end stays on its own
             for optimizer in self.optimizers:
                 optimizer.zero_grad()
             self.generator = torch.Generator(self.device)  # the other may still wait for the graph
@@ -202,7 +213,8 @@ class CapturedRun(LabRun):
         self.graph.register_generator_state(self.generator)
         tables = self.table_optimizers()
         capturing = tables[0].capturing(len(self.losses)) if tables else nullcontext()
-        with self._unmarked(), capturing, torch.cuda.graph(self.graph):
+        stream = torch.cuda.Stream(self.device)  # the default one is the current device's
+        with self._unmarked(), capturing, torch.cuda.graph(self.graph, stream=stream):
             self.loss = self.work(self.ids)
 
     def _replay(self, ids: Tensor) -> Tensor:

@@ -29,8 +29,11 @@ LEAST_STEPS = 4  # that are run before a budget ends a training
 
 
 def forget_first_peak(run: LabRun) -> None:
-    """Forgets a GPU's peak of memory after the first step, in which libraries choose kernels."""
-    if len(run.timer.steps) == 1 and run.device.type == "cuda":
+    """Forgets a GPU's peak of memory after the first step, in which libraries choose kernels.
+
+    A captured step takes its memory when it is captured, before the first replay.
+    """
+    if len(run.timer.steps) == 1 and not run.is_captured and run.device.type == "cuda":
         machine.reset_peak_memory(run.device)
 
 

@@ -133,7 +133,9 @@ def optimizers(
 
 def set_rate(group: dict, factor: float) -> None:
     """Sets a group's learning rate to a multiple of the one that it began with."""
-    initial = group.setdefault("initial_lr", float(group["lr"]))
+    if "initial_lr" not in group:
+        group["initial_lr"] = float(group["lr"])  # once: for a tensor's value a GPU is waited for
+    initial = group["initial_lr"]
     if isinstance(group["lr"], Tensor):  # which a graph reads
         group["lr"].fill_(factor * initial)
     else:

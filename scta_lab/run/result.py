@@ -181,7 +181,7 @@ def _later_settings(run: Any, run_id: str) -> dict:
     if result.run_id != run_id:
         raise ValueError(f"it is of the run {result.run_id}")
     later = {f.name: getattr(result.spec, f.name) for f in fields(Spec) if f.name not in run}
-    return {"captured": run.get("captured", result.spec.capture), **later}
+    return {"captured": run.get("captured", bool(result.spec.capture)), **later}
 
 
 def loss_summary(losses: list[float], spec: Spec) -> dict:

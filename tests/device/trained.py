@@ -3,7 +3,6 @@
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,23 +54,26 @@ def methods_and_optimizers() -> Iterator[tuple[str, str]]:
 
 
 def resuming(device: torch.device) -> Checks:
-    """A training that was interrupted and goes on ends as one that was not."""
-
-    def interrupt(step: int, *_) -> None:
-        if step >= 7:
-            raise KeyboardInterrupt
-
-    names = {False: "loss after a checkpoint"}
+    """A training that goes on from a checkpoint of its seventh step ends as one that was not interrupted."""
+    names = {False: "losses and weights after a checkpoint"}
     if device.type == "cuda":
-        names[True] = "loss after a checkpoint, captured"
+        names[True] = "losses and weights after a checkpoint, captured"
     for capture, name in names.items():
-        spec = small("semantic", device, optimizer="rows", steps=12, capture=capture)
-        whole = train(spec)
-        with tempfile.TemporaryDirectory() as folder:
-            with suppress(KeyboardInterrupt):
-                train(spec, progress=interrupt, checkpoint=folder, checkpoint_s=0)
-            again = train(spec, checkpoint=folder, checkpoint_s=1e9)
-        yield name, float(abs(again.final_loss - whole.final_loss)), 1e-5
+        for kind in ("dense", "rows"):
+            spec = small("semantic", device, optimizer=kind, steps=24, capture=capture)
+            whole, first, again = (training(spec, device) for _ in range(3))
+            fit(whole)
+            batches = first.batches()
+            for _ in range(7):
+                first.step(batches)
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, f"{spec.run_id('')}.checkpoint.safetensors")
+                Checkpoint(path).save(first)
+                Checkpoint(path).restore(again)
+            fit(again)
+            assert again.is_captured == capture
+            results = ([run.losses.cpu(), *weights(run)] for run in (again, whole))
+            yield f"{name}, {kind}", apart(*results), 5e-5
 
 
 def moving(device: torch.device) -> Checks:
@@ -102,16 +104,18 @@ def precision(device: torch.device) -> Checks:
 def waiting(device: torch.device) -> Checks:
     """Ten steps of every method in which nothing waits for the GPU; torch raises where something does."""
     for method, kind in methods_and_optimizers():
-        run = training(small(method, device, optimizer=kind, steps=20, clip=1.0), device)
-        waits = _waits(run, device)
-        expected = method in WAITS and device.type == "cuda"
-        says = "does not wait" if expected else "waits"
-        yield f"{method} on {kind}: {says}", abs(waits - expected), 0
+        for capture in (False, device.type == "cuda" and method not in WAITS):
+            settings = {"optimizer": kind, "steps": 20, "clip": 1.0, "capture": capture}
+            waits = _waits(training(small(method, device, **settings), device), device)
+            expected = method in WAITS and device.type == "cuda"
+            says = "does not wait" if expected else "waits"
+            captured = ", captured" if capture else ""
+            yield f"{method} on {kind}{captured}: {says}", abs(waits - expected), 0
 
 
 def _waits(run: LabRun, device: torch.device) -> bool:
     batches = run.batches()
-    for _ in range(3):  # what is made once is made
+    for _ in range(6):  # what is made once is made, and a step captured
         run.step(batches)
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error")
@@ -145,5 +149,11 @@ def captured(device: torch.device) -> Checks:
         assert graphed.graph is not None
         results = ([run.losses.cpu(), *weights(run)] for run in (plain, graphed))
         yield f"captured {method} on {kind}: losses and weights", apart(*results), 5e-5
+    beyond = {"optimizer": "rows", "steps": 30, "epochs": 2, "evaluate": True, "eval_every": 10}
+    for settings in ({"precision": "bfloat16"}, {"backbone": "transformer", "heads": 2}, {}):
+        both = [train(small("semantic", device, capture=c, **beyond, **settings)) for c in (False, True)]
+        nlls = ([torch.tensor([look["nll"] for look in run.validation])] for run in both)
+        yield f"captured, looked at, {settings}: NLL", apart(*nlls), 1e-2 if "precision" in settings else 5e-5
+        assert both[1].peak_memory_bytes > 0.5 * both[0].peak_memory_bytes
     by_default = train(small("semantic", device, steps=30, epochs=2))
     yield "captured by default (0: it is)", float(not by_default.captured), 0

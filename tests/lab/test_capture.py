@@ -6,15 +6,18 @@ moved. The stand-in gives each operation what it was given at first, and puts wh
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tag
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from scta_lab import train
 from scta_lab.base.spec import METHODS
 from scta_lab.judge.evaluate import HeldOut
+from scta_lab.run import hooks
 from scta_lab.run.capture import CapturedRows, CapturedRun, kind_of_run
 from scta_lab.run.hooks import Checkpoint, Looks
 from scta_lab.run.loop import LabRun
@@ -41,7 +44,9 @@ class Graph(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        assert function.overloadpacket.__name__ not in ("_local_scalar_dense", "is_nonzero"), "it reads a number"
+        name, depends = function.overloadpacket.__name__, {Tag.data_dependent_output, Tag.dynamic_output_shape}
+        masks = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
+        assert not depends & set(function.tags) or (name == "index" and not masks), f"{name} depends on data"
         if function._schema.is_mutable:
             for x in tree_leaves((args, kwargs)):
                 if isinstance(x, torch.Tensor):
@@ -49,9 +54,12 @@ class Graph(TorchDispatchMode):
                     self.before.setdefault(memory.data_ptr(), (memory, memory.clone()))
         given = tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs))  # with the shapes that they have now
         out = function(*args, **kwargs)
-        if not function.is_view and torch.Tag.inplace_view not in function.tags:
+        if not function.is_view and Tag.inplace_view not in function.tags:
             self.operations.append((function, *given, tree_map_only(torch.Tensor, torch.Tensor.detach, out)))
         return out
+
+    def reset(self):
+        """A graph's memory; here there is none."""
 
     def undo(self):
         for memory, before in self.before.values():
@@ -73,15 +81,21 @@ def graphs(monkeypatch):
     """Look-ups of fixed sizes, as on a GPU, and the stand-in for its graphs."""
 
     @contextmanager
-    def graph(stand_in):
+    def graph(stand_in, stream=None):
+        assert stream in (None, ("a stream", torch.device("cpu")))  # of the run's device, which is not the current one
         with stand_in:
             yield
         stand_in.undo()
 
+    streams = []
     for module in (ledgers, tables):
         monkeypatch.setattr(module, "distinct", tables.distinct_unsorted)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: ("a stream", device))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the stream before")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", graph)
+    return streams
 
 
 def trained(spec, capture, steps=None):
@@ -165,10 +179,10 @@ def test_where_a_capture_fails_the_steps_go_on(tiny, graphs, monkeypatch, kind, 
     inner = torch.cuda.graph
 
     @contextmanager
-    def fails(stand_in):
+    def fails(stand_in, stream):
         if at == "begin":
             raise RuntimeError("operation not permitted when stream is capturing")
-        with inner(stand_in):
+        with inner(stand_in, stream):
             if at == "work":
                 monkeypatch.setattr(LabRun, "gradients", once_broken(LabRun.gradients))
             yield
@@ -180,6 +194,8 @@ def test_where_a_capture_fails_the_steps_go_on(tiny, graphs, monkeypatch, kind, 
     with pytest.warns(UserWarning, match=r"the steps are not captured: .*not permitted"):
         run, found = trained(spec, capture=None)
     assert found["captured"] is False
+    assert run.graph is None
+    assert graphs == ["the stream before"]
     assert found["forward_ms"] > 0
     torch.testing.assert_close(run.losses, plain.losses, rtol=1e-4, atol=1e-4)
     with pytest.raises(RuntimeError, match="not permitted"):
@@ -200,16 +216,44 @@ def once_broken(gradients):
     return broken
 
 
+def test_no_rate_is_read_between_replays(tiny, graphs, monkeypatch):
+    """A rate on the device is one: to read it would wait for all that is queued."""
+    examples = load("zipf").examples(40, 8, 96)
+    run = CapturedRun(tiny(optimizer="rows", schedule="cosine", epochs=4), examples)
+    batches = run.batches()
+    for _ in range(6):
+        run.step(batches)
+    assert run.is_captured
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda self: 1 / 0)
+    for _ in range(3):
+        run.step(batches)
+
+
+@pytest.mark.parametrize(("captured", "steps", "forgets"), [(False, 1, True), (False, 2, False), (True, 1, False)])
+def test_the_memory_of_a_capture_is_not_forgotten(monkeypatch, captured, steps, forgets):
+    """It is taken before the first replay, from which on the timer counts anew."""
+    forgotten = []
+    monkeypatch.setattr(hooks.machine, "reset_peak_memory", forgotten.append)
+    run = SimpleNamespace(timer=SimpleNamespace(steps=[[]] * steps), is_captured=captured, device=GPU)
+    hooks.forget_first_peak(run)
+    assert bool(forgotten) is forgets
+
+
 def test_a_file_says_whether_its_steps_were_captured(tiny, tmp_path):
     """A run has one name, captured or not, unless capture was asked for; earlier files say what they asked for."""
     auto, eager, asked = (tiny(capture=capture) for capture in (None, False, True))
     assert auto.run_id("t") == eager.run_id("t") != asked.run_id("t")
     path = Result(spec=asked, status="ok", fingerprint="t", corpus="zipf", captured=True).save(tmp_path)
     assert read_run(path)["captured"] is True
-    run = json.loads(path.read_bytes())
-    del run["captured"]
-    path.write_text(json.dumps(run))
-    assert read_run(path)["captured"] is True
+    earlier = Result(spec=eager, status="ok", fingerprint="t", corpus="zipf").save(tmp_path)
+    for file, was_captured in ((path, True), (earlier, False)):
+        run = json.loads(file.read_bytes())
+        del run["captured"]
+        file.write_text(json.dumps(run | {"capture": was_captured}))
+        assert read_run(file)["captured"] is was_captured
+    del run["capture"]  # as before there was any
+    earlier.write_text(json.dumps(run))
+    assert read_run(earlier)["captured"] is False
 
 
 def rows_captured(steps):
