@@ -16,6 +16,8 @@ from torch import Tensor
 
 from scta_lab.base.files import becoming
 
+HEADER = "scta_lite"  # the one entry: of several safetensors keeps no order, nor a file its bytes
+
 
 def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None = None) -> None:
     """Writes the tensors, with a header of text; OSError, which names the file, if that fails."""
@@ -27,7 +29,7 @@ def write(path: Path, tensors: dict[str, Tensor], header: dict[str, str] | None 
     try:
         header["crc32"] = _checksum(tensors, header)
         with becoming(path) as part:
-            save_file(tensors, part, header)
+            save_file(tensors, part, {HEADER: json.dumps(header, sort_keys=True)})
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path.name}: cannot be written ({error})") from None
 
@@ -42,11 +44,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
+            if HEADER in header:  # earlier versions had an entry for each
+                header = dict(json.loads(header[HEADER]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: no file of tensors ({error})") from None
     written, run_id = header.pop("crc32", None), header.get("run")
-    has_none = written is None and run_id is None  # as the first versions wrote it
+    has_none = not header and written is None  # as the first versions wrote it
     if not has_none and written != _checksum(tensors, header):
         raise ValueError(f"{path.name}: damaged, it is not as it was written")
     if run_id not in (None, _run_id(path)):

@@ -273,6 +273,15 @@ def test_files_that_do_not_say_whose_they_are_are_read(tiny, tmp_path, with_chec
         load(tmp_path)
 
 
+def test_equal_models_are_equal_files(tmp_path):
+    """Of several entries in a header safetensors keeps no order."""
+    files = set()
+    for _ in range(8):
+        weights.write(tmp_path / "run.safetensors", {"w": torch.arange(3.0)}, {"format": "3"})
+        files.add((tmp_path / "run.safetensors").read_bytes())
+    assert len(files) == 1
+
+
 def test_no_bit_of_a_header_can_change(tiny, tmp_path):
     path = train(tiny("ce")).save(tmp_path).with_suffix(".safetensors")
     whole = path.read_bytes()
