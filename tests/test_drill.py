@@ -357,8 +357,8 @@ def test_bits(table, tmp_path):
 
 
 def test_fuzz(table):
-    """10,000 cases of each test in test_fuzz.py."""
-    path = ROOT / "tests" / "test_fuzz.py"
+    """10,000 cases of each test in lab/test_fuzz.py."""
+    path = ROOT / "tests" / "lab" / "test_fuzz.py"
     words = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--hypothesis-profile=drill", str(path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout[-2000:])
