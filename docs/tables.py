@@ -8,9 +8,10 @@ from scta_lab import load_runs
 from scta_lab.base.files import ROOT
 from scta_lab.base.words import arguments
 from scta_lab.run.result import Result, read
-from scta_lab.run.table import add_speedup, ratios
+from scta_lab.run.table import ratios
 from scta_lab.study import figures, quality
 from scta_lab.study.claims import claims
+from scta_lite.sweep import add_speedup
 
 RUNS = ROOT / "data" / "runs"
 STUDY = RUNS / "two-cores" / "quality"

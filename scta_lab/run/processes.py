@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Event
 
 import pandas as pd
+from scta_lite.sweep import add_speedup
 from tqdm import tqdm
 
 from scta_lab import text
@@ -28,7 +29,6 @@ from scta_lab.base.spec import Spec
 from scta_lab.base.words import arguments
 from scta_lab.judge import cost
 from scta_lab.run.result import ATTEMPT, read
-from scta_lab.run.table import add_speedup
 from scta_lab.run.training import corpus_of, result_of
 
 FINAL = ("ok", "out_of_memory")  # others are tried again: memory may have become free since

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import scta_lite
-from scta_lite.sweep import add_speedup as add_speedup
 from scta_lite.sweep import same_work
 
 from scta_lab.base.spec import SHAPE

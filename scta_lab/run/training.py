@@ -72,10 +72,7 @@ def train(
             if spec.evaluate and found["status"] == "ok":
                 with suppress(OSError):  # a full disk: saving the checkpoint has told it
                     result_of(spec, corpus, **found | UNJUDGED).save(checkpoint)
-        looks.last(run)
-        found["validation"] = run.validation
-        if run.validation and found["status"] == "ok":
-            found |= _quality(run, held)
+        found |= _judged(run, looks, held, found["status"])
         return result_of(spec, corpus, **found, model=run.model)
 
 
@@ -130,6 +127,15 @@ def _fit_saved(run: LabRun, hooks: list[Hook], checkpoint: Checkpoint) -> dict:
             if checkpoint.asked or run.spec.evaluate:
                 checkpoint.save(run)
     return checkpoint.measured
+
+
+def _judged(run: LabRun, looks: Looks, held: HeldOut | None, status: str) -> dict:
+    """The Result's fields of quality: on the validation half; where all is "ok" the test half's."""
+    looks.last(run)
+    found = {"validation": run.validation}
+    if run.validation and status == "ok":
+        found |= _quality(run, held)
+    return found
 
 
 def _resumed(run: LabRun, path: Path, every_s: float) -> Checkpoint:
