@@ -63,7 +63,7 @@ def note(ax: Axes, text: str, at: tuple, offset: tuple = (8, 0), **look) -> None
 
 @cache
 def step_ms() -> pd.Series:
-    """Median step by method, optimizer and V: real text, two cores of an Intel Xeon."""
+    """Median step by method, optimizer and V: real text, two cores of an AMD EPYC."""
     runs = load_runs(BENCH)
     real = runs[runs.corpus != "zipf"]
     return real.groupby(["method", "optimizer", "vocab"]).step_ms.median()
@@ -122,7 +122,7 @@ def one_step() -> Figure:
     figure.suptitle("SEMANTIC reads few rows a step, but dense AdamW writes them all", fontsize=15)
     below = (
         f"Lit: the share of a table's {V:,} rows, at least one line of 100 ({read:,} positions at "
-        f"most; {drawn:,.0f} distinct draws expected).\nMedian step on two CPU cores, Intel Xeon. "
+        f"most; {drawn:,.0f} distinct draws expected).\nMedian step on two CPU cores, AMD EPYC. "
         f"CE with the row-sparse optimizer and in chunks: {ms['ce_chunked', 'rows']:,.0f} ms."
     )
     figure.supxlabel(below, fontsize=9)
@@ -254,7 +254,7 @@ def time_panel(ax: Axes) -> None:
         note(
             ax, f"{name}, {time.iloc[-1]:,.0f} ms", (V[-1], time.iloc[-1]), (8, up), color=ink(name)
         )
-    ax.set(xscale="log", yscale="log", xlabel="vocabulary V (tokens); two cores of an Intel Xeon")
+    ax.set(xscale="log", yscale="log", xlabel="vocabulary V (tokens); two cores of an AMD EPYC")
     ax.set(xlim=(4e4, 1.1e7), ylim=(25, 3e4), ylabel="milliseconds a step (lower is better)")
     ax.set_xticks(PAPER.vocabs, [short(V) for V in PAPER.vocabs])
     ax.minorticks_off()

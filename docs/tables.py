@@ -15,7 +15,7 @@ from scta_lite.sweep import add_speedup
 
 RUNS = ROOT / "data" / "runs"
 STUDY = RUNS / "two-cores" / "quality"
-BENCH = RUNS / "intel-xeon-2-cores" / "bench"
+BENCH = RUNS / "amd-epyc-2-cores" / "bench"
 A_RUN = "*-*-????????.json"  # a run's file
 LINE = "{:<28} {:>9}  {}"
 SIDES = {"l": ":--", "r": "--:"}

@@ -1,6 +1,6 @@
 """Step times of every method, side by side: `make bench`, 45 minutes on two cores.
 
-It made data/runs/intel-xeon-2-cores/bench. Rounds of fresh processes, one alive at a time: each
+It made data/runs/amd-epyc-2-cores/bench. Rounds of fresh processes, one alive at a time: each
 round runs all methods once and has a seed of its own; a ratio is taken within a round. The runs are
 kept in runs/bench, and those that are there are not run again; `studies/bench.py DIR` keeps them
 elsewhere.

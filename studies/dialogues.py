@@ -8,17 +8,15 @@ text. About an hour and a half of one core. Resumable.
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from plan import CONSTANT, LOW, MID, PRIOR
 from scta_lab import Spec, text
-from scta_lab.base.files import ROOT, replace_file
-from scta_lab.judge.evaluate import HeldOut
+from scta_lab.base.files import ROOT
 from scta_lite import PAPER
 from search import Run, runner
-from study import count
+from study import controls
 from trainings import row
 
 LABELS = ("SEMANTIC as published", PRIOR, "sampled softmax, dot", "adaptive softmax", "CE")
@@ -41,16 +39,6 @@ def plan(vocab: int, corpus: str, tuned: Run, seed: int) -> list[Spec]:
     return specs
 
 
-def controls(vocab: int, corpus: str, out: Path) -> None:
-    """Counted models of the examples that the trainings read."""
-    examples = text.load(corpus, progress=False).examples(vocab, PAPER.seq_len, PAPER.examples)
-    held = HeldOut.split(examples, 256)
-    n = min(PAPER.examples, len(examples), STEPS[vocab] * PAPER.batch)
-    train = examples.ids.array()[: n * PAPER.seq_len].reshape(n, PAPER.seq_len)
-    counted = [count(train, order, vocab, held) for order in (2, 3)]
-    replace_file(out / f"controls-{vocab}.json", json.dumps(counted, indent=1).encode())
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus", help="file of dialogues")
@@ -62,5 +50,8 @@ if __name__ == "__main__":
         for vocab in (V for V, seeds in SEEDS.items() if seed < seeds):
             for spec in plan(vocab, given.corpus, tuned, seed):
                 run([spec], f"{vocab}")
-            if seed == 0:
-                controls(vocab, given.corpus, given.out / "dialogues")
+    source = text.load(given.corpus, progress=False)
+    for vocab, steps in STEPS.items():
+        examples = source.examples(vocab, PAPER.seq_len, PAPER.examples)
+        read = min(PAPER.examples, len(examples), steps * PAPER.batch)
+        controls(given.out / f"dialogues/controls-{vocab}.json", examples, {read}, 256)

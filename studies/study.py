@@ -44,6 +44,7 @@ from scta_lab import evaluate, load, text
 from scta_lab.base.files import replace_file
 from scta_lab.judge.evaluate import HeldOut
 from scta_lab.judge.ngram import KneserNey
+from scta_lab.text.examples import Examples
 from scta_lite import PAPER
 from search import Run, each, runner, saved, words
 from trainings import (
@@ -94,17 +95,15 @@ def models(out: Path, run: Run, two: Executor) -> None:
     np.savez_compressed(out / "space.npz", words=tokens, counts=counts, **vectors)
 
 
-def controls(vocab: int, out: Path, run: Run) -> None:
-    """n-gram models of the fewest examples that a training had, of the paper's, and of all."""
-    trained = [spec.examples for spec in equal(vocab, run) + seconds(vocab, run)]
-    examples = text.load(progress=False).examples(vocab, PAPER.seq_len, PAPER.examples)
-    held = HeldOut.split(examples, common(vocab)["eval_examples"])
+def controls(path: Path, examples: Examples, sizes: set[int], most: int) -> None:
+    """A bigram and a trigram of so many examples each, on a test half of at most `most`."""
+    held = HeldOut.split(examples, most)
     ids = examples.ids.array()
     counted = []
-    for n in sorted({min(trained), PAPER.examples, len(examples)}):
+    for n in sorted(sizes):
         train = ids[: n * PAPER.seq_len].reshape(n, PAPER.seq_len)
-        counted += [count(train, order, vocab, held) for order in (2, 3)]
-    replace_file(out / f"{vocab}/controls.json", json.dumps(counted, indent=1).encode())
+        counted += [count(train, order, len(examples.counts), held) for order in (2, 3)]
+    replace_file(path, json.dumps(counted, indent=1).encode())
 
 
 def count(train: np.ndarray, order: int, vocab: int, held: HeldOut) -> dict:
@@ -139,7 +138,10 @@ def do(part: str, out: Path, run: Run, two: Executor) -> None:
     elif kind == "cost":
         cost(vocab, run)
     elif kind == "controls":
-        controls(vocab, out, run)
+        trained = [spec.examples for spec in equal(vocab, run) + seconds(vocab, run)]
+        examples = text.load(progress=False).examples(vocab, PAPER.seq_len, PAPER.examples)
+        sizes = {min(trained), PAPER.examples, len(examples)}
+        controls(out / f"{part}.json", examples, sizes, common(vocab)["eval_examples"])
     elif kind == "models":
         models(out, run, two)
     elif kind == "backbone":

@@ -19,7 +19,7 @@ from scta_lite import PAPER, published_epoch_losses, published_runs
 
 README = (ROOT / "README.md").read_text()
 RUNS = ROOT / "data" / "runs"
-BENCH = RUNS / "intel-xeon-2-cores" / "bench"
+BENCH = RUNS / "amd-epyc-2-cores" / "bench"
 STUDY = RUNS / "two-cores" / "quality"
 LOW, MID, HIGH = 8_192, 50_000, 200_000
 REPAIRED = "SEMANTIC with prior"

@@ -23,7 +23,7 @@ USE = (ROOT / "docs" / "use.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md")]
 PAGES += sorted(ROOT.glob("docs/*.md"))
-BENCH = ROOT / "data" / "runs" / "intel-xeon-2-cores" / "bench"
+BENCH = ROOT / "data" / "runs" / "amd-epyc-2-cores" / "bench"
 STUDY = ROOT / "data" / "runs" / "two-cores" / "quality"
 
 

@@ -6,10 +6,12 @@ neither a run's file nor its id knows the groups.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 import scta_lite.spec as paper
+from scta_lite import checks
 
 SCHEDULES = ("constant", "linear", "cosine")
 END = 0.1  # the share of the learning rate at which linear and cosine end
@@ -135,6 +137,8 @@ class Head:
     mask_hits: bool = False  # leave out a negative that is the target itself
     scores: str = "cosine"  # products with the semantic rows, of unit vectors or as they are
     log_unigram: bool = False  # add the training text's log unigram to the scores
+    cutoffs: tuple[int, ...] | None = None  # ranks at which adaptive softmax's clusters begin
+    div_value: float = 4.0  # by which each of those clusters is narrower than the one before
 
     def check_head(self) -> None:
         self.check_one_of("sampler", SAMPLERS)
@@ -142,6 +146,7 @@ class Head:
         self.check_one_of("mask_hits", (True, False))
         self.check_one_of("scores", SCORES)
         self.check_one_of("log_unigram", (True, False))
+        self.check_clusters()
         is_first_stage = not self.token_head
         head = f"method={self.method!r}, token_head={self.token_head!r}"
         if self.log_unigram:
@@ -152,6 +157,33 @@ class Head:
             self.require("scores", has_vectors, f"cosine with {head}")
         self.check_method()
 
+    def check_clusters(self) -> None:
+        """The adaptive softmax's; other methods have none."""
+        for name in ("cutoffs", "div_value"):
+            its_default = self.method == "adaptive" or getattr(self, name) == self.default(name)
+            self.require(name, its_default, f"{self.default(name)} with method={self.method!r}")
+        rising = f"integers that rise, from 1 to vocab - 1 = {self.vocab - 1}"
+        self.check("cutoffs", self.can_be_cutoffs, rising, lambda ranks: tuple(map(int, ranks)))
+        self.check_positive("div_value")
+        if self.method == "adaptive":
+            enough = self.cutoffs is not None or self.vocab >= 20
+            self.require("method", enough, "vocab from 20 up, for its clusters")
+            power = len(self.clusters)
+            has_width = power * math.log(self.div_value) <= math.log(self.hidden) + 1e-9
+            right = f"a number from 1 up, whose power {power} is at most hidden={self.hidden}"
+            self.require("div_value", has_width and self.div_value >= 1, right)
+
+    def can_be_cutoffs(self, value: Any) -> bool:
+        are_numbers = isinstance(value, list | tuple) and all(map(checks.is_number, value))
+        if not are_numbers or not value or any(rank != int(rank) for rank in value):
+            return False
+        return all(before < rank for before, rank in pairwise([0, *value, self.vocab]))
+
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """The ranks by frequency at which its clusters begin; by default after 1% and 10%."""
+        return self.cutoffs or (max(1, self.vocab // 100), max(1, self.vocab // 10))
+
     def check_method(self) -> None:
         """What single methods ask of other settings."""
         if self.method == "semantic_prior":
@@ -160,9 +192,6 @@ class Head:
         if self.method in SAMPLED and self.sampler == "in_batch":
             another = "another, as a batch of one position has no other targets"
             self.require("sampler", self.positions >= 2, another)
-        if self.method == "adaptive":
-            sizes = "vocab from 20 and hidden from 16 up, for its clusters"
-            self.require("method", self.vocab >= 20 and self.hidden >= 16, sizes)
         if self.method == "backbone":
             alone = "optimizer='dense' and evaluate=False: it has no table or head"
             self.require("method", self.optimizer == "dense" and not self.evaluate, alone)
@@ -279,8 +308,3 @@ class Spec(Text, Looks, Schedule, Backbone, Head, SecondStage, Machine, paper.Sp
         if self.stage1:
             settings["stage1"] = Path(self.stage1).stem
         return self.named(settings)
-
-
-def adaptive_cutoffs(vocab: int) -> list[int]:
-    """Where the adaptive softmax's clusters begin: after 1% of the ids, and after 10%."""
-    return sorted({max(1, vocab // 100), max(1, vocab // 10)})

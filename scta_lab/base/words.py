@@ -142,7 +142,7 @@ def _words_taken(name: str, is_several: bool) -> dict[str, Any]:
         return {"nargs": "?", "const": True}  # `--evaluate` alone is true
     if name == "betas":
         return {"nargs": 2}
-    return {"nargs": "+"} if is_several else {}
+    return {"nargs": "+"} if is_several or name == "cutoffs" else {}
 
 
 def _default_in_words(name: str, default: Any) -> str:

@@ -7,13 +7,14 @@ Left out: launches, and the GRU's 63 steps that wait for each other.
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from scta_lab.base import machine
-from scta_lab.base.spec import CHUNK, EXACT, SAMPLED, SHAPE, Spec, adaptive_cutoffs
+from scta_lab.base.spec import CHUNK, EXACT, SAMPLED, SHAPE, Spec
 from scta_lab.judge import evaluate
 
 # How often a number is read or written in a step, by whole-array code.
@@ -35,10 +36,12 @@ CONTEXT = 600_000_000  # bytes that a CUDA context takes on its GPU
 # Bytes of this process once Python, torch and pandas are loaded; builds differ.
 IMPORTED = machine.resident_memory()
 LATE = 1.35  # times that, once torch loads the rest: 303 to 403 MB, with CUDA 813 to 1,029
+# Rough share of the positions whose token is rarer than the first 0.01%, 1%, 10%, all of the ids.
+RANKS, RARER = np.array([1e-4, 0.01, 0.1, 1.0]), (1.0, 0.75, 0.45, 0.0)
 
 
 class Cluster(NamedTuple):
-    """A part of the adaptive softmax: its head, or one of the two clusters of rarer tokens."""
+    """A part of the adaptive softmax: its head, or a cluster of rarer tokens."""
 
     tokens: int
     numbers: int  # of parameters; and of multiply-adds for a position that needs it
@@ -246,8 +249,8 @@ def _head_parameters(spec: Spec) -> int:
     V, d, D = spec.vocab, spec.hidden, spec.semantic_dim
     if spec.method == "backbone":
         return 0
-    if spec.method == "adaptive":  # each of the two clusters has a row in the head
-        return sum(cluster.numbers for cluster in _clusters(spec)) + 2 * d
+    if spec.method == "adaptive":  # each cluster has a row in the head
+        return sum(cluster.numbers for cluster in _clusters(spec)) + len(spec.clusters) * d
     return V * d if spec.method in ("ce", "ce_chunked") else V * D + D * d
 
 
@@ -299,14 +302,15 @@ def _logits(spec: Spec) -> int:
 
 
 def _clusters(spec: Spec) -> list[Cluster]:
-    """The head and the two clusters, to each of which a matrix leads from d.
+    """The head and the clusters of rarer tokens, to each of which a matrix leads from d.
 
     The shares are rough ones of phrases: the larger V, the flatter are its frequencies.
     """
-    d = spec.hidden
-    first, middle, last = np.diff([0, *adaptive_cutoffs(spec.vocab), spec.vocab]).tolist()
-    return [
-        Cluster(first, d * first, 1.0),
-        Cluster(middle, d // 4 * (middle + d), 0.3),
-        Cluster(last, d // 16 * (last + d), 0.45),
-    ]
+    d, ends = spec.hidden, [*spec.clusters, spec.vocab]
+    rarer = np.interp(np.log(ends), np.log(spec.vocab * RANKS), RARER)  # share of the positions
+    clusters = [Cluster(ends[0], d * ends[0], 1.0)]
+    for n, (begin, end) in enumerate(pairwise(ends)):
+        width = int(d // spec.div_value ** (n + 1))
+        numbers = width * (end - begin + d)
+        clusters.append(Cluster(end - begin, numbers, rarer[n] - rarer[n + 1]))
+    return clusters

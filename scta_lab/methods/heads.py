@@ -14,7 +14,7 @@ from scta_lite.losses import contrastive_loss, cross_entropy
 from scta_lite.rows.table import VocabTable
 from torch import Generator, Tensor, nn
 
-from scta_lab.base.spec import CHUNK, SAMPLED, Spec, adaptive_cutoffs
+from scta_lab.base.spec import CHUNK, SAMPLED, Spec
 from scta_lab.methods.cosines import cosines
 from scta_lab.methods.samplers import Negatives, frequency_rank, log_unigram
 
@@ -97,14 +97,13 @@ class ChunkedCEHead(CEHead):
 class AdaptiveHead(nn.Module):
     """torch's adaptive softmax (Grave et al. 2017): rarer tokens in clusters of narrower vectors.
 
-    `counts`: (V,), how often each token comes in training. By these the clusters are the first 1%
-    of the ids, the next 9%, and the rest.
+    `counts`: (V,), how often each token comes in training. By these `spec.clusters` are ranked.
     """
 
     def __init__(self, spec: Spec, counts: Tensor):
         super().__init__()
-        cutoffs = adaptive_cutoffs(spec.vocab)
-        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(spec.hidden, spec.vocab, cutoffs)
+        shape = {"cutoffs": spec.clusters, "div_value": spec.div_value}
+        self.softmax = nn.AdaptiveLogSoftmaxWithLoss(spec.hidden, spec.vocab, **shape)
         self.register_buffer("rank", frequency_rank(counts))  # (V,)
 
     def loss(self, hidden: Tensor, target: Tensor, generator: Generator | None = None) -> Tensor:

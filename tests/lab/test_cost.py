@@ -35,7 +35,14 @@ COUNTED = {
 def test_parameters_are_counted(tiny, method, optimizer, backbone):
     if method == "backbone" and optimizer == "rows":
         pytest.skip("the backbone alone has no table to train")
-    spec = tiny(method, optimizer=optimizer, hidden=16, **backbone)
+    check_parameters(tiny(method, optimizer=optimizer, hidden=16, **backbone))
+
+
+def test_parameters_of_other_clusters_are_counted(tiny):
+    check_parameters(tiny("adaptive", hidden=16, cutoffs=(10, 40, 200), div_value=1.5))
+
+
+def check_parameters(spec):
     model = LanguageModel(spec)
     of_backbone = torch.nn.ModuleList([model.widen, model.backbone])
     for part, module in (("input", model.embed), ("backbone", of_backbone), ("head", model.head)):

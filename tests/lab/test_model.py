@@ -148,10 +148,13 @@ def test_low_rank_scores_by_their_formula(tiny, scores, log_u):
     assert head.loss(hidden, target).item() == pytest.approx(F.cross_entropy(expected, target).item(), rel=1e-9)
 
 
-def test_adaptive_softmax_ranks_by_frequency(tiny):
+@pytest.mark.parametrize("clusters", [{}, {"cutoffs": (10, 40, 200), "div_value": 2.0}], ids=["torch's", "other"])
+def test_adaptive_softmax_ranks_by_frequency(tiny, clusters):
     counts = torch.randint(1000, (300,), generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    head = LanguageModel(tiny("adaptive", hidden=16), counts).head
+    head = LanguageModel(tiny("adaptive", hidden=16, **clusters), counts).head
+    widths = [(cluster[0].out_features, cluster[1].out_features) for cluster in head.softmax.tail]
+    assert widths == ([(8, 30), (4, 160), (2, 100)] if clusters else [(4, 27), (1, 270)])
     hidden, target = torch.randn(50, 16), torch.arange(50)
     scores = head.scores(hidden)
     torch.testing.assert_close(scores.logsumexp(1), torch.zeros(50), atol=1e-5, rtol=0)

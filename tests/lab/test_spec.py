@@ -245,12 +245,34 @@ def test_what_a_method_takes_where_nothing_is_said():
             r"^sampler='in_batch': expected another",
         ),
         ({"method": "ce", "scores": "dot"}, r"^scores='dot': expected cosine with method='ce'"),
+        ({"method": "ce", "cutoffs": (5, 9)}, r"^cutoffs=\(5, 9\): expected None with method='ce'"),
+        ({"method": "ce", "div_value": 2.0}, r"^div_value=2.0: expected 4.0 with method='ce'"),
         ({"method": "ce", "eval_every": 5}, r"^eval_every=5: expected None without evaluate=True"),
     ],
 )
 def test_settings_that_a_method_does_not_have(settings, message):
     with pytest.raises(ValueError, match=message):
         Spec(vocab=1000, **settings)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (0, 5), (5, 5), (9, 5), (5, 1000), (1.5, 5), (True, 5), "5", 5, (5, None)])
+def test_clusters_begin_at_ranks_that_rise(cutoffs):
+    with pytest.raises(ValueError, match=r"^cutoffs=.*: expected integers that rise, from 1 to vocab - 1 = 999"):
+        Spec(method="adaptive", vocab=1000, cutoffs=cutoffs)
+
+
+@pytest.mark.parametrize("div_value", [0.5, 17.0])
+def test_no_cluster_has_less_than_one_number(div_value):
+    with pytest.raises(ValueError, match=rf"^div_value={div_value}: expected a number from 1 up, whose power 2 is at"):
+        Spec(method="adaptive", vocab=1000, hidden=256, div_value=div_value)
+
+
+def test_a_small_vocabulary_has_clusters_if_they_are_given():
+    with pytest.raises(ValueError, match=r"^method='adaptive': expected vocab from 20 up"):
+        Spec(method="adaptive", vocab=19)
+    spec = Spec(method="adaptive", vocab=19, cutoffs=[4.0])
+    assert spec == Spec(method="adaptive", vocab=19, cutoffs=(4,))
+    assert spec_of(arguments(spec)) == spec
 
 
 def test_a_prior_needs_its_hits():
