@@ -2,13 +2,13 @@
 
 What is fairer:
 
-- rates that the study could not tell apart are searched anew, in trainings a quarter as long as the
-  race, and 40 steps at least;
+- rates that the study could not tell apart are searched anew, CE's both, of the others the tables':
+  in trainings a quarter as long as the race, and 40 steps at least;
 - the rows of all methods but SEMANTIC decay equally fast;
 - CE is in chunks, its fastest form here, from the better of its two starts;
 - the adaptive softmax's clusters are searched;
 - a sampled softmax that corrects target and negatives alike takes part, as recommenders have it;
-- step times are of the same machine, day and threads as the trainings;
+- step times are of the same machine and day as the trainings;
 - of each half up to 512 examples are held out.
 
 It made data/runs/two-cores/race/<V>/:
@@ -19,7 +19,8 @@ cost      of `turns` those of what races
 seconds   every row once, for as many steps as fit into the seconds
 
 And controls.json, a bigram and a trigram of all the text and of the paper's examples.
-`studies/race.py 50000` does one V. Trainings run two at a time, a thread each. Resumable.
+`studies/race.py 50000` does one V. Steps are timed with torch's own number of threads, alone;
+trainings run two at a time, a thread each. An hour and a half on two cores. Resumable.
 """
 
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -52,7 +53,6 @@ DOT, WIDE = "sampled softmax, dot", f"{PRIOR} at D = 256"
 CES = {MID: "CE", HIGH: "CE from log u"}  # the better start
 SEARCHED = {MID: (CES[MID], ADAPTIVE, BOTH), HIGH: (CES[HIGH], ADAPTIVE, BOTH, PRIOR)}
 SHRINKING = 0.003  # of a row in a step: the table's rate times the weight decay
-TRIALS = 5  # of a row's two rates
 LEAST = 40  # steps of a trial
 EXAMPLES = 512  # held out, of each half
 SHAPE = ("cutoffs", "div_value")
@@ -92,7 +92,7 @@ class Race:
         clusters = {name: value for name, value in (found or {}).items() if name in SHAPE}
         own = self.row(label) | clusters
         steps = 10 if own["method"] in ("ce_chunked", "adaptive") else 30
-        timed = own | {"steps": steps, "evaluate": False}
+        timed = own | {"steps": steps, "evaluate": False, "threads": None}
         return [Spec(**timed, seed=seed) for seed in range(ROUNDS)]
 
     def turns(self) -> None:
@@ -124,8 +124,9 @@ class Race:
         """What the row's search finds."""
         if label not in SEARCHED[self.vocab]:
             return {}
-        axes = {name: self.row(label)[name] for name in ("table_lr", "lr")}
-        trials, groupings = TRIALS, CLUSTERS[self.vocab]
+        rates = ("table_lr", "lr") if label in CES.values() else ("table_lr",)
+        axes = {name: self.row(label)[name] for name in rates}
+        trials, groupings = 1 + 2 * len(rates), CLUSTERS[self.vocab]
         if label == ADAPTIVE:
             axes = {"clusters": groupings[0]} | axes
             trials += len(groupings) - 1
