@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from scta_lab.study import labels
 sys.path.insert(0, str(ROOT / "studies"))
 import initial
 import plan
+import race
 import search
 import second_stages
 import study
@@ -37,7 +39,7 @@ class Stored:
             part = path.parent.relative_to(folder).as_posix()
             self.runs[part, Result.from_dict(run).spec.run_id("")] = run
 
-    def __call__(self, specs, part):
+    def __call__(self, specs, part, executor=None):
         keys = [(part, spec.run_id("")) for spec in specs]
         self.asked |= set(keys)
         return [self.runs[key] for key in keys]
@@ -72,6 +74,32 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
     assert there <= planned
     if missing := {key for key in planned if key[0].startswith(f"{vocab}/")} - there:
         pytest.skip(f"{len(missing)} of {len(planned)} trainings are not stored yet")
+
+
+@pytest.mark.parametrize("vocab", [plan.MID, plan.HIGH])
+def test_the_race_that_is_stored_is_the_one_that_would_be_run(vocab):
+    stored = Stored(RUNS / "race")
+    with ThreadPoolExecutor(1) as one:
+        race.Race(vocab, stored, Stored(RUNS / "quality")).hold(one)
+    assert stored.asked == {key for key in stored.runs if key[0].startswith(f"{vocab}/")}
+
+
+def test_what_races_differs_in_its_method_alone():
+    """Rows decay alike, CE is in chunks, and each has the steps of its seconds: of 40 ms in what is made up."""
+    seen = {}
+
+    def run(specs, part, executor=None):
+        seen.setdefault(part, []).extend(specs)
+        return made_up(specs, part)
+
+    with ThreadPoolExecutor(1) as one:
+        race.Race(plan.MID, run, run).hold(one)
+    racers = seen[f"{plan.MID}/seconds"]
+    assert len(racers) == len(race.racers(plan.MID)) == len(set(racers))
+    decaying = [spec.table_lr * spec.weight_decay for spec in racers if spec.method != "semantic"]
+    assert decaying == pytest.approx([race.SHRINKING] * 6)
+    assert {spec.steps for spec in racers} == {1000 * plan.SECONDS // 40}
+    assert "ce" not in {spec.method for spec in racers}
 
 
 def made_up(specs, part):
