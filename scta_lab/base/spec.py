@@ -168,10 +168,11 @@ class Head:
         if self.method == "adaptive":
             enough = self.cutoffs is not None or self.vocab >= 20
             self.require("method", enough, "vocab from 20 up, for its clusters")
-            power = len(self.clusters)
-            has_width = power * math.log(self.div_value) <= math.log(self.hidden) + 1e-9
-            right = f"a number from 1 up, whose power {power} is at most hidden={self.hidden}"
-            self.require("div_value", has_width and self.div_value >= 1, right)
+            n = len(self.clusters)
+            most = self.hidden ** (1 / n)
+            right = f"a number from 1 to {most:.4g}, for {n} clusters of hidden={self.hidden}"
+            in_range = 1 <= self.div_value <= most + 1e-9
+            self.require("div_value", in_range and self.hidden // self.div_value**n >= 1, right)
 
     def can_be_cutoffs(self, value: Any) -> bool:
         are_numbers = isinstance(value, list | tuple) and all(map(checks.is_number, value))

@@ -47,7 +47,7 @@ def _variant(run: Any) -> str:
     if run.method == "semantic":
         return f"{label} {_published_or_tuned(run)}"
     if run.method == "semantic_prior" and getattr(run, "scores", "cosine") == "dot":
-        return "sampled softmax, dot, log q of both"
+        label = "sampled softmax, dot, log q of both"
     if run.method == "sampled_softmax":
         label += f", {getattr(run, 'scores', 'cosine')}"
     if run.semantic_dim != PAPER.semantic_dim and run.method in ("ce_lowrank", *SAMPLED):

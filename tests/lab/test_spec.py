@@ -261,9 +261,11 @@ def test_clusters_begin_at_ranks_that_rise(cutoffs):
         Spec(method="adaptive", vocab=1000, cutoffs=cutoffs)
 
 
-@pytest.mark.parametrize("div_value", [0.5, 17.0])
+@pytest.mark.parametrize("div_value", [0.5, 16.0000000001, 17.0, 1e300])
 def test_no_cluster_has_less_than_one_number(div_value):
-    with pytest.raises(ValueError, match=rf"^div_value={div_value}: expected a number from 1 up, whose power 2 is at"):
+    with pytest.raises(
+        ValueError, match=rf"^div_value={re.escape(str(div_value))}: expected a number from 1 to 16, for 2 clusters"
+    ):
         Spec(method="adaptive", vocab=1000, hidden=256, div_value=div_value)
 
 
