@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 RUNS = ROOT / "data" / "runs"
 BENCH = RUNS / "amd-epyc-2-cores" / "bench"
 STUDY = RUNS / "two-cores" / "quality"
-RACE = RUNS / "two-cores" / "race"  # of equal seconds again, at V = 50,000 and 200,000
+RACE = RUNS / "two-cores" / "race"  # of equal seconds again
 LOW, MID, HIGH = 8_192, 50_000, 200_000
 REPAIRED = "SEMANTIC with prior"
 CLAIMS = claims().set_index("id")
@@ -63,7 +63,8 @@ def on_h200():
 @cache
 def after(vocab, what):
     """The comparison after "steps", the most of them, or after "seconds"."""
-    folder = STUDY if what == "steps" or vocab == LOW else RACE
+    raced = what == "seconds" and vocab in quality.vocabs(RACE)
+    folder = RACE if raced else STUDY
     return [view for view in quality.views(folder, vocab) if what in view.name][-1]
 
 

@@ -78,14 +78,16 @@ def test_the_study_that_is_stored_is_the_one_that_would_be_run(vocab):
 
 @pytest.mark.parametrize("vocab", [plan.MID, plan.HIGH])
 def test_the_race_that_is_stored_is_the_one_that_would_be_run(vocab):
+    if not (RUNS / f"race/{vocab}/controls.json").is_file():
+        pytest.skip(f"the race at V = {vocab:,} is not stored whole")
     stored = Stored(RUNS / "race")
     with ThreadPoolExecutor(1) as one:
         race.Race(vocab, stored, Stored(RUNS / "quality")).hold(one)
     assert stored.asked == {key for key in stored.runs if key[0].startswith(f"{vocab}/")}
 
 
-def test_what_races_differs_in_its_method_alone():
-    """Rows decay alike, CE is in chunks, and each has the steps of its seconds: of 40 ms in what is made up."""
+def test_what_races_has_the_steps_of_its_seconds():
+    """Of 40 ms in what is made up. Rows decay by the same share, and CE is in chunks."""
     seen = {}
 
     def run(specs, part, executor=None):
