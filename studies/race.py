@@ -54,6 +54,7 @@ ADAPTIVE = "adaptive softmax"
 BOTH = "sampled softmax, dot, log q of both"  # of the target and of the negatives
 DOT, WIDE = "sampled softmax, dot", f"{PRIOR} at D = 256"
 CES = {MID: "CE", HIGH: "CE from log u"}  # the better start
+TRIALS = {MID: 5, HIGH: 7}  # of CE, until neighbours of both its rates are tried
 SHRINKING = 0.003  # of a row in a step: the table's rate times the weight decay
 LEAST = 40  # steps of a trial
 EXAMPLES = 512  # held out, of each half
@@ -130,7 +131,9 @@ class Race:
 
         start = self.row(label)
         if label == CES[self.vocab]:
-            return search({"table_lr": start["table_lr"], "lr": start["lr"]}, 5, score)
+            return search(
+                {"table_lr": start["table_lr"], "lr": start["lr"]}, TRIALS[self.vocab], score
+            )
         if label not in (ADAPTIVE, BOTH):
             return {}
         clusters = {}
