@@ -129,18 +129,16 @@ class Race:
         def score(tried: list[dict]) -> list[float]:
             return nlls(self.run([self.trial(label, own) for own in tried], self.part("search")))
 
-        start = self.row(label)
+        start, clusters = self.row(label), {}
         if label == CES[self.vocab]:
-            return search(
-                {"table_lr": start["table_lr"], "lr": start["lr"]}, TRIALS[self.vocab], score
-            )
-        if label not in (ADAPTIVE, BOTH):
-            return {}
-        clusters = {}
+            rates = {name: start[name] for name in ("table_lr", "lr")}
+            return search(rates, TRIALS[self.vocab], score)
         if label == ADAPTIVE:
             groupings = CLUSTERS[self.vocab]
-            scores = score(groupings)
-            clusters = groupings[scores.index(min(scores))]
+            found = score(groupings)
+            clusters = groupings[found.index(min(found))]
+        elif label != BOTH:
+            return {}
 
         def with_clusters(tried: list[dict]) -> list[float]:
             return score([clusters | rates for rates in tried])
