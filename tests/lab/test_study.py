@@ -97,9 +97,11 @@ def test_what_races_has_the_steps_of_its_seconds():
     with ThreadPoolExecutor(1) as one:
         race.Race(plan.MID, run, run).hold(one)
     racers = seen[f"{plan.MID}/seconds"]
-    assert len(racers) == len(race.racers(plan.MID)) == len(set(racers))
+    seeds = race.SEEDS[plan.MID]
+    assert len(racers) == len(set(racers)) == seeds * len(race.racers(plan.MID))
+    assert {spec.seed for spec in racers} == set(range(seeds))
     decaying = [spec.table_lr * spec.weight_decay for spec in racers if spec.method != "semantic"]
-    assert decaying == pytest.approx([race.SHRINKING] * 6)
+    assert decaying == pytest.approx([race.SHRINKING] * 6 * seeds)
     assert {spec.steps for spec in racers} == {1000 * plan.SECONDS // 40}
     assert "ce" not in {spec.method for spec in racers}
 
