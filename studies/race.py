@@ -79,6 +79,22 @@ class Race:
     run: Run
     tuned: Run
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The rows, the slow ones first."""
+        return (CES[self.vocab], ADAPTIVE, BOTH, DOT, PRIOR, WIDE, TUNED, *PUBLISHED)
+
+    @property
+    def groupings(self) -> tuple[dict, ...]:
+        """What is tried of the adaptive softmax."""
+        return CLUSTERS[self.vocab]
+
+    @property
+    def seeds(self) -> range:
+        return range(SEEDS[self.vocab])
+
+    examples = EXAMPLES  # judged of each half
+
     def row(self, label: str) -> dict:
         """A row's settings as the study found them, but for what is fairer."""
         if label in PUBLISHED:
@@ -101,8 +117,8 @@ class Race:
 
     def turns(self) -> None:
         """Measures every row, and the adaptive softmax in each grouping, alone on the machine."""
-        rows = [self.timed(label) for label in racers(self.vocab)]
-        rows += [self.timed(ADAPTIVE, clusters) for clusters in CLUSTERS[self.vocab][1:]]
+        rows = [self.timed(label) for label in self.labels]
+        rows += [self.timed(ADAPTIVE, clusters) for clusters in self.groupings[1:]]
         self.run([spec for specs in zip(*rows, strict=True) for spec in specs], self.part("turns"))
 
     def steps_in(self, seconds: float, label: str, found: dict) -> int:
@@ -135,9 +151,8 @@ class Race:
             rates = {name: start[name] for name in ("table_lr", "lr")}
             return search(rates, TRIALS[self.vocab], score)
         if label == ADAPTIVE:
-            groupings = CLUSTERS[self.vocab]
-            found = score(groupings)
-            clusters = groupings[found.index(min(found))]
+            found = score(self.groupings)
+            clusters = self.groupings[found.index(min(found))]
         elif label != BOTH:
             return {}
 
@@ -153,25 +168,19 @@ class Race:
     def hold(self, two: Executor) -> None:
         """All of it, in order."""
         self.turns()
-        labels = racers(self.vocab)
-        found = dict(zip(labels, each(two, self.best, labels, self.part("search")), strict=True))
+        searched = each(two, self.best, self.labels, self.part("search"))
+        found = dict(zip(self.labels, searched, strict=True))
         timed = [spec for row in found.items() for spec in self.timed(*row)]
         self.run(timed, self.part("cost"))
         specs = []
         for row in found.items():
-            specs.append(self.training(*row, self.steps_in(SECONDS, *row), EXAMPLES))
-        seeds = range(SEEDS[self.vocab])
-        specs = [replace(spec, seed=seed) for seed in seeds for spec in specs]
+            specs.append(self.training(*row, self.steps_in(SECONDS, *row), self.examples))
+        specs = [replace(spec, seed=seed) for seed in self.seeds for spec in specs]
         self.run(specs, self.part("seconds"), two)
 
     def part(self, name: str) -> str:
         """The folder of a part."""
         return f"{self.vocab}/{name}"
-
-
-def racers(vocab: int) -> tuple[str, ...]:
-    """The rows, the slow ones first."""
-    return (CES[vocab], ADAPTIVE, BOTH, DOT, PRIOR, WIDE, TUNED, *PUBLISHED)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from scta_lab.study import labels
 
 sys.path.insert(0, str(ROOT / "studies"))
 import initial
+import padded_race
 import plan
 import race
 import search
@@ -95,15 +96,24 @@ def test_what_races_has_the_steps_of_its_seconds():
         return made_up(specs, part)
 
     with ThreadPoolExecutor(1) as one:
-        race.Race(plan.MID, run, run).hold(one)
+        held = race.Race(plan.MID, run, run)
+        held.hold(one)
     racers = seen[f"{plan.MID}/seconds"]
-    seeds = race.SEEDS[plan.MID]
-    assert len(racers) == len(set(racers)) == seeds * len(race.racers(plan.MID))
-    assert {spec.seed for spec in racers} == set(range(seeds))
+    seeds = len(held.seeds)
+    assert len(racers) == len(set(racers)) == seeds * len(held.labels)
+    assert {spec.seed for spec in racers} == set(held.seeds)
     decaying = [spec.table_lr * spec.weight_decay for spec in racers if spec.method != "semantic"]
     assert decaying == pytest.approx([race.SHRINKING] * 6 * seeds)
     assert {spec.steps for spec in racers} == {1000 * plan.SECONDS // 40}
     assert "ce" not in {spec.method for spec in racers}
+
+
+def test_the_padded_race_is_that_of_the_texts_own_vocabulary_in_a_larger_table():
+    """But for its rows, its corpus and the adaptive softmax's groups."""
+    held = padded_race.PaddedRace(plan.MID, made_up, made_up, "ids.npy")
+    for label in held.labels:
+        own = race.Race(plan.MID, made_up, made_up).row(label)
+        assert held.row(label) == own | {"vocab": plan.HIGH, "corpus": "ids.npy"}
 
 
 def made_up(specs, part):
