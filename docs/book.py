@@ -28,7 +28,7 @@ COPIED = "README.md data/README.md LICENSE CITATION.cff CONTRIBUTING.md CHANGELO
 GROUPS = {  # the order of the pages
     "The lessons": [f"notebooks/{path.stem}" for path in LESSONS],
     "What was found": ["docs/claims", "docs/results", "docs/sliders"],
-    "Use it": ["README", "docs/use", "docs/api", "docs/glossary"],
+    "Use it": ["README", "docs/use", "docs/api", "docs/glossary", "docs/related"],
     "The laboratory": [f"notebooks/lab/{path.stem}" for path in LAB],
     "Data, runs and code": ["data/README", "docs/reproduce", "docs/faults"],
     "The repository": ["CONTRIBUTING", "CHANGELOG"],

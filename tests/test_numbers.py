@@ -80,7 +80,8 @@ def test_how_much_faster_it_is_on_a_gpu():
     ratio = (runs.step_ms["ce", "dense"] / runs.step_ms["semantic", "dense"]).astype(float).tolist()
     lowest, highest = sorted([ratio[0], runs.step_ms["ce", "dense"][50_000] / again["semantic", "dense"][50_000]])
     captured = runs.step_ms["ce", "dense, captured"] / runs.step_ms["semantic", "dense, captured"]
-    told = f"{lowest:.1f} to {highest:.1f}, {ratio[1]:.1f}, {ratio[2]:.1f}, as graphs {captured[1_000_000]:.1f} (H200"
+    told = f"{lowest:.1f} to {highest:.1f}, {ratio[1]:.1f}, {ratio[2]:.1f}"
+    told += f", at 1M as graphs {captured[1_000_000]:.1f} (H200"
     assert told in answer("Is a step faster")
     assert highest < 1 < ratio[1] < ratio[2]
 
@@ -94,7 +95,9 @@ def test_how_good_the_model_is():
     trigram = view.trigram["full_vocab"]["nll"]
     (at_its_rate,) = quality.runs_of(STUDY / "8192" / "changed", steps=2_500, lr=3e-4).full_vocab
     told = f"paper's settings {view.as_published('NLL', '.2f')}, CE {at_its_rate['nll']:.2f}; searched "
-    told += f"{view.table.NLL['SEMANTIC tuned']:.2f}, CE {ce.NLL:.2f}; trigram {trigram:.2f}"
+    told += f"{view.table.NLL['SEMANTIC tuned']:.2f}, CE {ce.NLL:.2f}; trigram {trigram:.2f}. At 50K searched "
+    middle = after(MID, "steps")
+    told += f"{middle.table.NLL['SEMANTIC tuned']:.2f}, trigram {middle.trigram['full_vocab']['nll']:.2f}"
     assert told in answer("Is the model as good?")
     told = f"error {repaired.NLL:.2f} in {repaired.seconds:.0f} s; CE {ce.NLL:.2f} in {ce.seconds:.0f} s"
     assert told in answer("Can that be repaired?")
@@ -115,7 +118,7 @@ def test_in_a_larger_table_the_loss_falls_and_the_error_grows():
     errors = [metrics["nll"] for metrics in runs.full_vocab]
     assert losses[0] > 1.2 * losses[1]
     assert errors[0] < errors[1] - 0.2
-    told = "loss {:.2f}, {:.2f}; error {:.2f}, {:.2f} |"
+    told = "loss {:.2f}, {:.2f}; error {:.2f}, {:.2f}."
     assert told.format(*losses, *errors) in answer("Is a lower loss")
 
 
@@ -124,7 +127,7 @@ def test_what_to_use():
     named = {
         MID: ["adaptive softmax"],
         LOW: ["adaptive softmax", "sampled softmax, dot"],
-        HIGH: ["sampled softmax, dot", f"{REPAIRED} at D = 256"],
+        HIGH: ["sampled softmax, dot, log q of both"],  # repaired with a dot product
     }
     views = {V: after(V, "seconds") for V in named}
     best = [min(views[V].table["bits/byte"][rows]) for V, rows in named.items()]
@@ -241,7 +244,8 @@ def test_c12_quality_per_second():
     for row in quality.PUBLISHED:
         assert view.difference(row, view.ce).low > 0, row
     view = after(HIGH, "seconds")
-    assert behind_unigram(view, view.ce), "so that at 200,000 it stays open"
+    (ce,) = view.rows[view.ce]
+    assert ce["full_vocab"]["nll"] > ce["controls"]["unigram"]["nll"] - 0.05, "so that at 200,000 it stays open"
     assert [behind_unigram(view, row) for row in quality.PUBLISHED] == [False, True]
 
 

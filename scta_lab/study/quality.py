@@ -35,7 +35,7 @@ PUBLISHED = ("SEMANTIC as published, std 0.02", "SEMANTIC as published")
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of one row minus that of another, and where 95% of the bootstrap lies.
+    """A metric of one row minus that of another, with its 95% interval.
 
     As `uncertainty.difference` gives it.
     """
@@ -46,11 +46,11 @@ class Difference:
 
     @property
     def inconclusive(self) -> bool:
-        """Whether the interval holds 0, so that either may be better.
+        """Whether the interval holds 0, or is not known, so that either may be better.
 
         With one seed a side the interval is of documents alone.
         """
-        return self.low <= 0 <= self.high
+        return not (self.low > 0 or self.high < 0)
 
     def __format__(self, form: str) -> str:
         """Such as -0.120 [-0.140, -0.101]; ≈ before it says that the interval holds 0."""

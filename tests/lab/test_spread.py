@@ -49,20 +49,46 @@ def test_a_difference_is_paired_by_document():
 def test_two_equal_methods_seldom_differ():
     rng, wrong = np.random.default_rng(1), 0
     for _ in range(100):
-        _, low, high = spread.difference(*simulated(rng, 0.0), "nll", draws=np.int64(300))
+        _, low, high = spread.difference(*simulated(rng, 0.0), "nll")
         wrong += not low <= 0 <= high
     assert wrong <= 15  # nominally 5
 
 
-def test_two_seeds_spread_by_all_of_their_variance():
-    """Of 4.0 and 4.2 drawn twice, the mean is off 4.1 by 0.1 or not at all; stretched it is as their standard error."""
+def test_students_t_is_that_of_the_tables():
+    known = {1: 12.706, 2: 4.303, 5: 2.571, 10: 2.228, 30: 2.042, 120: 1.980}
+    for freedom, t in known.items():
+        assert spread.student(freedom) == pytest.approx(t, abs=2e-3)
+
+
+def test_two_seeds_spread_by_their_standard_error():
+    """Of 4.0 and 4.2 that is 0.1, with one degree of freedom; documents do not differ here."""
     runs = [a_run([4.0 * n, 4.0 * n], [n, n]) for n in (10, 10.5)]
     runs[1]["positions"] = runs[0]["positions"]
     gap, low, high = spread.difference(runs, [a_run([30, 30], [10, 10])], "nll")
-    assert (gap, low, high) == pytest.approx((1.1, 1.1 - 0.1 * math.sqrt(2), 1.1 + 0.1 * math.sqrt(2)))
-    assert spread.difference(runs[:1], [a_run([30, 30], [10, 10])], "nll") == pytest.approx(
-        (1, 1, 1)
-    )  # documents alone
+    half = 12.706 * 0.1
+    assert (gap, low, high) == pytest.approx((1.1, 1.1 - half, 1.1 + half), abs=1e-3)
+    alone = spread.difference(runs[:1], [a_run([30, 30], [10, 10])], "nll")
+    assert alone == pytest.approx((1, 1, 1))  # documents alone
+
+
+def test_an_interval_of_documents_by_hand():
+    """Two of the same length, 1 and 3 nats apart: 2 ± 12.706 · 1; of one document there is none."""
+    one, other = a_run([20, 40], [10, 10]), a_run([10, 10], [10, 10])
+    gap, low, high = spread.difference([one], [other], "nll")
+    assert (gap, low, high) == pytest.approx((2, 2 - 12.706, 2 + 12.706), abs=2e-3)
+    _, *ends = spread.difference([a_run([20], [10])], [a_run([10], [10])], "nll")
+    assert all(map(math.isnan, ends))
+
+
+def test_one_long_document_counts_as_few():
+    """Of 40 documents one is as long as the others together: about four of equal length."""
+    positions = np.array([39 * 50] + [50] * 39)
+    rng, hits = np.random.default_rng(2), 0
+    for _ in range(300):
+        nats = positions * rng.normal(0, 1, 40)
+        _, low, high = spread.difference([a_run(nats, positions)], [a_run(0 * nats, positions)], "nll")
+        hits += low <= 0 <= high
+    assert hits >= 0.9 * 300
 
 
 def test_bits_per_byte_of_two_vocabularies_are_paired_by_document():
