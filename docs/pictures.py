@@ -198,10 +198,11 @@ def quality_over_time() -> Figure:
         xlim=(1.5, 2.55), ylim=(0.015, 9000), ylabel="seconds of training (two cores, AMD EPYC)"
     )
     tables = [errors(view) for view in views]
-    behind = sorted(table.NLL["repaired"] - table.NLL["CE"] for table in tables)
+    bits = [table["bits/byte"] for table in tables]
+    behind = sorted(column["repaired"] - column["CE"] for column in bits)
     times = sorted(table.seconds["CE"] / table.seconds["repaired"] for table in tables)
     figure.suptitle(
-        f"After equal steps repaired is {behind[0]:.2f} to {behind[-1]:.2f} nats behind CE, "
+        f"After equal steps repaired is {behind[0]:.2f} to {behind[-1]:.2f} bits a byte behind CE, "
         f"in 1/{times[0]:.0f} to 1/{times[-1]:.0f} of its time"
     )
     return figure

@@ -31,7 +31,8 @@ def cross_entropy(
 
     With `chunk`, only (chunk, V) logits exist at a time: each chunk's are computed again in the
     backward pass, for the same result at one more product with W. Sums are in float32 at least.
-    ValueError names an argument of a wrong shape or dtype, or chunk < 1.
+    ValueError names an argument of a wrong shape or dtype, or chunk < 1. Two float dtypes that do
+    not go together are torch's own error.
 
     >>> hidden, weight, target = torch.zeros(3, 4), torch.ones(50_000, 4), torch.arange(3)
     >>> cross_entropy(hidden, weight, target).item()  # ln V
@@ -123,7 +124,8 @@ def semantic_loss(
     negatives n: (N, K, D), K of its own for each position, or (S, D), shared by all. `log_q` and
     `hits` as in `contrastive_loss`. Differentiable twice, and under `torch.func` and
     `torch.compile`. ValueError names an argument of a wrong shape or dtype, or a temperature that
-    is not above 0; one that is a tensor is not read.
+    is not above 0; one that is a tensor is not read. Two float dtypes that do not go together are
+    torch's own error.
 
     >>> q = torch.tensor([[2.0, 0.0]])
     >>> rivals = torch.tensor([[-1.0, 0.0], [0.0, 5.0]])

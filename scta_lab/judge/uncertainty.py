@@ -37,8 +37,8 @@ def sums(runs: Runs, metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 def mean(runs: Runs, metric: str) -> float:
     """The metric over all positions, the mean of the runs."""
-    above, below = sums(runs, metric)
-    return float(above.mean(0).sum() / below[0].sum())
+    _, _, r = _ratio(runs, metric)
+    return float(r)
 
 
 def standard_error(runs: Runs, metric: str) -> float:
@@ -50,13 +50,14 @@ def standard_error(runs: Runs, metric: str) -> float:
     >>> standard_error([one], "nll")  # 2 and 3 nats a position: half their difference
     0.5
     """
-    x, y = (of_runs.mean(0) for of_runs in sums(runs, metric))  # (documents,)
+    x, y, r = _ratio(runs, metric)
     n = len(x)
     if n == 1:
         return math.nan
-    r = x.sum() / y.sum()
-    squares = ((x - r * y) ** 2).sum()
-    return math.sqrt(n / (n - 1) * squares) / float(y.sum())
+    off = x - r * y
+    squares = (off**2).sum()
+    error = math.sqrt(n / (n - 1) * squares)
+    return error / float(y.sum())
 
 
 def difference(runs: Runs, others: Runs, metric: str) -> tuple[float, float, float]:
@@ -79,14 +80,17 @@ def difference(runs: Runs, others: Runs, metric: str) -> tuple[float, float, flo
         runs, others = _in_common(runs, others, metric)
         gap = mean(runs, metric) - mean(others, metric)
     left_out = _left_out(runs, metric) - _left_out(others, metric)
-    n = len(left_out)
-    variances = [(n - 1) / n * (left_out**2).sum() if n > 1 else math.nan]
-    freedom = [max(1.0, _equal_documents(runs, metric) - 1)]
+    squares = left_out**2
+    variances = [(1 - 1 / len(squares)) * squares.sum()]
+    equal = _equal_documents(runs, metric)
+    freedom = [max(1.0, equal - 1)]
     for side in (runs, others):
         if len(side) > 1:
+            R = len(side)
             seeds = [mean([run], metric) for run in side]
-            variances.append(np.var(seeds, ddof=1) / len(side))
-            freedom.append(len(side) - 1)
+            of_seeds = np.var(seeds, ddof=1)
+            variances.append(of_seeds / R)
+            freedom.append(R - 1)
     half = _half_width(np.array(variances), np.array(freedom))
     return gap, gap - half, gap + half
 
@@ -100,8 +104,10 @@ def student(freedom: float) -> float:
     2.228
     """
     angles = np.linspace(0, math.pi / 2, 100_001)
-    below = np.cumsum(np.cos(angles) ** (freedom - 1))
-    angle = angles[np.searchsorted(below, 0.95 * below[-1])]
+    density = np.cos(angles) ** (freedom - 1)
+    below = density.cumsum()
+    place = np.searchsorted(below, 0.95 * below[-1])
+    angle = angles[place]
     return math.sqrt(freedom) * math.tan(angle)
 
 
@@ -110,24 +116,31 @@ def _half_width(variances: np.ndarray, freedom: np.ndarray) -> float:
     whole = variances.sum()
     if not whole > 0:  # no spread at all; or NaN
         return float(whole)
-    joint = whole**2 / (variances**2 / freedom).sum()
-    return student(joint) * math.sqrt(whole)
+    parts = variances**2 / freedom
+    joint = whole**2 / parts.sum()
+    t = student(joint)
+    return t * math.sqrt(whole)
+
+
+def _ratio(runs: Runs, metric: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """x and y of each document, means of the runs, and r = Σx / Σy."""
+    x, y = (of_runs.mean(0) for of_runs in sums(runs, metric))  # (documents,)
+    return x, y, x.sum() / y.sum()
 
 
 def _left_out(runs: Runs, metric: str) -> np.ndarray:
-    """How far the metric's mean over the runs moves without each document, (documents,).
-
-    (x - r y) / (Σy - y), which for one document is 0 / 0.
-    """
-    x, y = (of_runs.mean(0) for of_runs in sums(runs, metric))  # (documents,)
-    if len(x) == 1:
+    """How far the metric's mean over the runs moves without each document, (documents,)."""
+    x, y, r = _ratio(runs, metric)
+    if len(x) == 1:  # without which there is none
         return np.array([math.nan])
-    return (x - x.sum() / y.sum() * y) / (y.sum() - y)
+    others = y.sum() - y
+    return (x - r * y) / others
 
 
 def _equal_documents(runs: Runs, metric: str) -> float:
-    _, (lengths, *_) = sums(runs, metric)
-    return lengths.sum() ** 2 / (lengths**2).sum()
+    """As how many documents of equal length they count."""
+    _, y, _ = _ratio(runs, metric)
+    return y.sum() ** 2 / (y**2).sum()
 
 
 def _places(run: dict) -> tuple:
@@ -140,7 +153,8 @@ def _in_common(runs: Runs, others: Runs, metric: str) -> tuple[Runs, Runs]:
     if metric != "bits_per_byte":
         expected = f"expected one V and one text for {metric}"
         raise ValueError(f"others over different positions than runs: {expected}")
-    both = set(runs[0]["document"]) & set(others[0]["document"])
+    its, theirs = (set(side[0]["document"]) for side in (runs, others))
+    both = its & theirs
     if not both:
         raise ValueError("others over none of the documents of runs: expected one text")
     return [_only(run, both) for run in runs], [_only(run, both) for run in others]

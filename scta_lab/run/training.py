@@ -51,7 +51,8 @@ def train(
         checkpoint = writable(checkpoint)  # before anything takes long
     corpus = corpus_of(spec)
     examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
-    for remark in corpus.remarks + examples.caveats(spec.examples, spec.evaluate):
+    remarks = corpus.remarks + examples.caveats(spec.examples, spec.evaluate)
+    for remark in remarks + _cautions(spec, device, free):
         warnings.warn(remark, stacklevel=2)
     held = _held_out(spec, examples, device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
@@ -105,6 +106,19 @@ def _device(spec: Spec) -> torch.device:
         expected = f"expected False with device={spec.device!r}, which is no GPU here"
         raise ValueError(f"capture=True: {expected}")
     return device
+
+
+def _cautions(spec: Spec, device: torch.device, free: int) -> list[str]:
+    """What will go wrong with the run, or be missing from its Result."""
+    said = []
+    needed = cost.memory_bytes(spec, device.type)
+    if needed > free:
+        said.append(f"needs {needed:,} bytes of memory, {free:,} are free")
+    is_too_short = spec.steps is not None and spec.steps < spec.epoch_steps
+    if spec.evaluate and spec.eval_every is None and is_too_short:
+        after = f"quality is measured after an epoch, {spec.epoch_steps:,}"
+        said.append(f"steps={spec.steps}: {after}; or set eval_every")
+    return said
 
 
 def _held_out(spec: Spec, examples: Examples, device: torch.device) -> HeldOut | None:

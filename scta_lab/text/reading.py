@@ -192,8 +192,7 @@ def _opened(file: Path, longest: int) -> Iterator[Bounded]:
             byte = error.object[error.start]
             raise ValueError(
                 f"not {error.encoding.upper()}, for it holds the byte 0x{byte:02x} where no "
-                "character begins; expected text in UTF-8, UTF-16 or UTF-32: convert any other "
-                "encoding, and unpack what is no gzip file"
+                "character begins; expected text in UTF-8, UTF-16 or UTF-32, plain or gzipped"
             ) from None
 
 

@@ -63,10 +63,17 @@ def test_a_whole_training_is_counted_not_extrapolated(tiny):
 
 
 def test_fewer_steps_are_extrapolated_and_have_no_quality(tiny):
-    result = train(tiny(steps=5, evaluate=True))
+    with pytest.warns(UserWarning, match="steps=5: quality is measured after an epoch, 6; or set eval_every"):
+        result = train(tiny(steps=5, evaluate=True))
     assert result.extrapolated is True
     assert result.seconds == pytest.approx(result.step_ms * 12 / 1e3)
     assert result.full_vocab is None  # less than an epoch
+
+
+def test_too_little_memory_is_told_before_it_is_taken(tiny, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1_000)
+    with pytest.warns(UserWarning, match=r"needs [\d,]+ bytes of memory, 1,000 are free"):
+        train(tiny(steps=2))
 
 
 def test_a_budget_stops_a_run_after_one_and_three_steps(tiny):
