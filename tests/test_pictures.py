@@ -56,7 +56,7 @@ def test_what_the_titles_say(drawn):
         error = pictures.errors(view)["bits/byte"]
         assert error["SEMANTIC, short start"] > error["trigram of the same text"]
         assert 0 < error["repaired"] - error["CE"] < 0.1 < error["SEMANTIC, short start"] - error["CE"], V
-    assert "0.13 to 0.36 nats behind CE, in 1/3 to 1/67 of its time" in drawn["fig_quality_over_time"]
+    assert "0.05 to 0.07 bits a byte behind CE, in 1/3 to 1/67 of its time" in drawn["fig_quality_over_time"]
 
 
 def test_the_row_is_where_dense_adamw_has_it_whenever_it_is_read():
