@@ -106,6 +106,15 @@ def test_what_races_has_the_steps_of_its_seconds():
     assert "ce" not in {spec.method for spec in racers}
 
 
+def test_the_padded_race_that_is_stored_is_the_one_that_would_be_run():
+    stored = Stored(RUNS / "padded-race")
+    with ThreadPoolExecutor(1) as one:
+        padded_race.PaddedRace(plan.MID, stored, Stored(RUNS / "quality"), "ids50k.npy").hold(one)
+    assert stored.asked <= set(stored.runs)
+    more = {part for part, _ in set(stored.runs) - stored.asked}
+    assert more == {"200000/turns"}, "SEMANTIC from N(0, 1), which took turns and did not race"
+
+
 def test_the_padded_race_is_that_of_the_texts_own_vocabulary_in_a_larger_table():
     """But for its rows, its corpus and the adaptive softmax's groups."""
     held = padded_race.PaddedRace(plan.MID, made_up, made_up, "ids.npy")
