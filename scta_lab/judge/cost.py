@@ -172,6 +172,11 @@ def fits(spec: Spec) -> tuple[bool, int, int]:
     return needed <= free, needed, free
 
 
+def memory_words(needed: int, free: int) -> str:
+    """The two numbers of `fits` for a reader, who is told next that the second are or were free."""
+    return f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB"
+
+
 def lines(runs: pd.DataFrame) -> pd.DataFrame:
     """The line t = a + bV through the step times, by least relative squares.
 

@@ -158,7 +158,7 @@ def _run(spec: Spec, corpus: text.Corpus, path: Path, force: bool, stop: Event) 
     """The run in a process of its own, or why it is not begun."""
     fits, needed, free = cost.fits(spec)
     record = partial(result_of, spec, corpus, free_memory_bytes=free)
-    memory = f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB"
+    memory = cost.memory_words(needed, free)
     if not fits and not force:
         record(status="skipped", reason=f"{memory} are free").save(path.parent)
         return

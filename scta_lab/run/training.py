@@ -52,7 +52,7 @@ def train(
     corpus = corpus_of(spec)
     examples = corpus.examples(spec.vocab, spec.seq_len, spec.examples)
     remarks = corpus.remarks + examples.caveats(spec.examples, spec.evaluate)
-    for remark in remarks + _cautions(spec, device, free):
+    for remark in remarks + _cautions(spec):
         warnings.warn(remark, stacklevel=2)
     held = _held_out(spec, examples, device)
     machine.reset_peak_memory(device)  # what the text needed to be built is not the training's
@@ -68,11 +68,9 @@ def train(
             fit(run, hooks)
             found |= run.measured()
         else:
-            name = f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}"
-            found |= _fit_saved(run, hooks, _resumed(run, checkpoint / name, checkpoint_s))
-            if spec.evaluate and found["status"] == "ok":
-                with suppress(OSError):  # a full disk: saving the checkpoint has told it
-                    result_of(spec, corpus, **found | UNJUDGED).save(checkpoint)
+            path = checkpoint / f"{spec.run_id(corpus.fingerprint)}{CHECKPOINT}"
+            found |= _fit_saved(run, hooks, _resumed(run, path, checkpoint_s))
+            _save_unjudged(spec, corpus, found, checkpoint)
         found |= _judged(run, looks, held, found["status"])
         return result_of(spec, corpus, **found, model=run.model)
 
@@ -108,12 +106,12 @@ def _device(spec: Spec) -> torch.device:
     return device
 
 
-def _cautions(spec: Spec, device: torch.device, free: int) -> list[str]:
+def _cautions(spec: Spec) -> list[str]:
     """What will go wrong with the run, or be missing from its Result."""
     said = []
-    needed = cost.memory_bytes(spec, device.type)
-    if needed > free:
-        said.append(f"needs {needed:,} bytes of memory, {free:,} are free")
+    fits, needed, free = cost.fits(spec)
+    if not fits:
+        said.append(f"{cost.memory_words(needed, free)} are free")
     is_too_short = spec.steps is not None and spec.steps < spec.epoch_steps
     if spec.evaluate and spec.eval_every is None and is_too_short:
         after = f"quality is measured after an epoch, {spec.epoch_steps:,}"
@@ -141,6 +139,13 @@ def _fit_saved(run: LabRun, hooks: list[Hook], checkpoint: Checkpoint) -> dict:
             if checkpoint.asked or run.spec.evaluate:
                 checkpoint.save(run)
     return checkpoint.measured
+
+
+def _save_unjudged(spec: Spec, corpus: text.Corpus, found: dict, folder: Path) -> None:
+    """What was trained is on disk before it is judged."""
+    if spec.evaluate and found["status"] == "ok":
+        with suppress(OSError):  # a full disk: saving the checkpoint has told it
+            result_of(spec, corpus, **found | UNJUDGED).save(folder)
 
 
 def _judged(run: LabRun, looks: Looks, held: HeldOut | None, status: str) -> dict:

@@ -72,7 +72,7 @@ def test_fewer_steps_are_extrapolated_and_have_no_quality(tiny):
 
 def test_too_little_memory_is_told_before_it_is_taken(tiny, monkeypatch):
     monkeypatch.setattr(machine, "free_memory", lambda device: 1_000)
-    with pytest.warns(UserWarning, match=r"needs [\d,]+ bytes of memory, 1,000 are free"):
+    with pytest.warns(UserWarning, match=r"needs about [\d.]+ GB of memory, 0.0 GB are free"):
         train(tiny(steps=2))
 
 
